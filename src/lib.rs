@@ -1,0 +1,11 @@
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod backend;
+pub mod field;
+pub mod prg;
+pub mod program;
+pub mod roster;
+pub mod sharing;
+pub mod tensor;

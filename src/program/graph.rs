@@ -1,0 +1,186 @@
+//! The graph of a program as plain data: typed values, operations, blocks.
+//!
+//! Built by [`Builder`](super::Builder), stored by
+//! [`Program::save`](super::Program::save), walked by the dry run and the
+//! lowering. Every value has one number, counted in the order of definition
+//! over the whole program, nested bodies included.
+
+use serde::{Deserialize, Serialize};
+
+use crate::tensor::Shape;
+
+/// The number of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ValueId(pub u32);
+
+/// How numbers stand in the field: an integer v is v mod p, a fixed-point
+/// number x with f fractional bits is round(x·2^f) mod p. `lo..=hi` bounds the
+/// scaled integer, inclusive, within [−2^59, 2^59).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Type {
+    /// fractional bits; 0 for integers
+    pub frac: u8,
+    /// whether the user sees a fixed-point number (true) or an integer
+    pub fixed: bool,
+    /// least scaled value
+    pub lo: i64,
+    /// greatest scaled value
+    pub hi: i64,
+}
+
+/// A value's type and shape.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Signature {
+    /// how its words are to be read
+    pub ty: Type,
+    /// its dimensions
+    pub shape: Shape,
+}
+
+/// One operation. Operands have shapes that fit exactly: the builder inserts
+/// `Broadcast` where it allows them to differ.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Op {
+    /// A named secret input and the name of its owner.
+    Input {
+        /// unique among inputs
+        name: String,
+        /// who gives it
+        owner: String,
+    },
+    /// A public constant, in scaled integers, row-major.
+    Constant {
+        /// one per element, or one for all
+        values: Vec<i64>,
+    },
+    /// a + b (equal shapes, equal fractional bits).
+    Add(ValueId, ValueId),
+    /// a − b.
+    Sub(ValueId, ValueId),
+    /// −a.
+    Neg(ValueId),
+    /// a·b element by element; fixed × fixed is truncated by the fractional bits of b.
+    Mul(ValueId, ValueId),
+    /// `[m, k] × [k, n]`; fixed × fixed is truncated as in `Mul`.
+    MatMul(ValueId, ValueId),
+    /// a·mantissa / 2^shift: by a public real number, truncated by `shift` (0: exact).
+    ScaleBy {
+        /// the tensor
+        x: ValueId,
+        /// odd or small: chosen by the builder so that the relative error is below 2^−16
+        mantissa: i64,
+        /// fractional bits of the mantissa
+        shift: u8,
+    },
+    /// Reads a fixed-point value with another number of fractional bits, or an
+    /// integer as fixed point: exact to more bits, truncated to fewer.
+    Rescale {
+        /// the tensor
+        x: ValueId,
+        /// fractional bits of the result
+        frac: u8,
+    },
+    /// Swaps the last two axes.
+    Transpose(ValueId),
+    /// Same words, other dimensions.
+    Reshape(ValueId),
+    /// Indices start..end of an axis.
+    Slice {
+        /// the tensor
+        x: ValueId,
+        /// which axis
+        axis: usize,
+        /// first index kept
+        start: usize,
+        /// first index not kept
+        end: usize,
+    },
+    /// Joins along an axis.
+    Concat {
+        /// at least one tensor, of one type's fractional bits
+        parts: Vec<ValueId>,
+        /// which axis
+        axis: usize,
+    },
+    /// Repeats along axes of length 1 or missing in front, as NumPy does.
+    Broadcast(ValueId),
+    /// Sums over an axis and removes it.
+    Sum {
+        /// the tensor
+        x: ValueId,
+        /// which axis
+        axis: usize,
+    },
+    /// \[a ≥ 0\] as an integer 0 or 1.
+    NonNegative(ValueId),
+    /// c·(a − b) + b: a where c is 1, b where c is 0.
+    Select {
+        /// integers 0 or 1
+        c: ValueId,
+        /// where 1
+        a: ValueId,
+        /// where 0
+        b: ValueId,
+    },
+    /// The sigmoid by 16 linear pieces on [−8, 8], clamped outside.
+    Sigmoid(ValueId),
+    /// Asserts that the value lies in the range of its declared type. Part of
+    /// the digest; correctness is conditional on it.
+    Declare {
+        /// the tensor
+        x: ValueId,
+        /// shown by the plan and the dry run
+        name: String,
+    },
+    /// Runs the body `count` times. Parameters of the body are first the
+    /// initial states, then the results of the iteration before. The op
+    /// defines one value per state (after the last iteration), then one per
+    /// collected value, stacked along a new first axis of length `count`.
+    Repeat {
+        /// how often, ≥ 1
+        count: u32,
+        /// initial states
+        init: Vec<ValueId>,
+        /// what runs
+        body: Block,
+    },
+}
+
+/// A definition: an operation and the signatures of the values it defines
+/// (one, except for `Repeat`), numbered from `first`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// the first value defined
+    pub first: ValueId,
+    /// the values' types and shapes
+    pub defines: Vec<Signature>,
+    /// what
+    pub op: Op,
+}
+
+/// The body of a `Repeat`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Block {
+    /// number of the first parameter; parameters are consecutive
+    pub first_param: ValueId,
+    /// the parameters' signatures; each result fits the range of its parameter
+    pub params: Vec<Signature>,
+    /// in order of definition; may use values of enclosing blocks
+    pub nodes: Vec<Node>,
+    /// next states, one per parameter
+    pub results: Vec<ValueId>,
+    /// values collected from each iteration
+    pub collect: Vec<ValueId>,
+}
+
+/// A named output and the name of who may read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// unique among outputs
+    pub name: String,
+    /// who may read it
+    pub reader: String,
+    /// what
+    pub value: ValueId,
+}

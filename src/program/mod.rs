@@ -1,0 +1,4 @@
+//! Programs: what to compute on secrets, and the plan of how.
+
+pub mod graph;
+pub mod plan;

@@ -1,0 +1,215 @@
+//! The plan: a program lowered for one roster into primitives, rounds and
+//! material. Owner and nodes each compute it from the signed program, so it is
+//! a deterministic function of program and roster.
+
+use serde::{Deserialize, Serialize};
+
+use crate::field::Fp61;
+use crate::roster::{Degree, Roster};
+use crate::tensor::{Dims, Shape, View};
+
+/// A secret register: written once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Sec(pub u32);
+/// A public register (an opened word or a constant): written once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Pub(pub u32);
+/// The number of a material op in [`Plan::material`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct MaterialId(pub u32);
+
+/// One step of one node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Prim {
+    /// This node's share of an input.
+    Input { input: u32, out: Sec },
+    /// A constant of the program.
+    Constant { constant: u32, out: Pub },
+    /// Σ k·x + Σ k·p + constant.
+    Linear { secret: Vec<(Fp61, Sec)>, public: Vec<(Fp61, Pub)>, constant: Fp61, out: Sec },
+    /// An index map of secrets.
+    View { view: View, inputs: Vec<Sec>, out: Sec },
+    /// The same index map of public words (masked operands used again under a transpose).
+    ViewPublic { view: View, inputs: Vec<Pub>, out: Pub },
+    /// Product with a public constant: `x·p`, or `p·x` if `left`.
+    Scale { dims: Dims, x: Sec, p: Pub, left: bool, out: Sec },
+    /// A part of a material op.
+    Draw { material: MaterialId, part: Part, out: Sec },
+    /// c + D·b + a·E + D·E.
+    Beaver { dims: Dims, c: Sec, d: Pub, e: Pub, a: Sec, b: Sec, out: Sec },
+    /// (c' >> by) − high + (1 − msb c')·2^(61−by)·msb for each threshold
+    /// (protocols.md sections 5 and 8).
+    Shift { c: Pub, thresholds: Vec<Fp61>, by: u8, high: Sec, msb: Sec, out: Sec },
+    /// Comparison leaves of one digit.
+    Leaf { c: Pub, thresholds: Vec<Fp61>, from: u8, bits: u8, one_hot: Sec, carry: Option<Sec>, g: Sec, p: Sec },
+    /// Opens x (degree t). Interactive.
+    Open { x: Sec, out: Pub },
+    /// Opens x·y + mask + \[0\]_2t (degree 2t). Interactive.
+    OpenProduct { dims: Dims, x: Sec, y: Sec, mask: Sec, zero: MaterialId, out: Pub },
+    /// Opens c + D·b + a·E + D·E + mask: a product truncated in the same
+    /// opening. Interactive. In SPDZ the MACs of a matrix product are made
+    /// only inside the check (protocols.md section 4, lazy).
+    OpenBeaver { dims: Dims, c: Sec, d: Pub, e: Pub, a: Sec, b: Sec, mask: Sec, out: Pub },
+}
+
+/// A part of a material op; the number is the `part` of a stream's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Part {
+    /// the mask, the product, or the zero sharing
+    Value,
+    /// r >> shift
+    High,
+    /// bit 60 of r
+    Msb,
+    /// one-hot rows of digit i of r, row-major `[2^bits, n]`
+    Digit(u8),
+    /// the rows of digit 0, each times msb(r)
+    Carry,
+}
+
+impl Part {
+    /// The address byte.
+    pub fn number(self) -> u8 {
+        match self {
+            Part::Value => 0,
+            Part::High => 1,
+            Part::Msb => 2,
+            Part::Carry => 3,
+            Part::Digit(i) => 4 + i,
+        }
+    }
+}
+
+/// One piece of correlated randomness.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Material {
+    /// n uniform words.
+    Mask { n: usize },
+    /// n zero sharings of degree 2t (Shamir only; drawn by the opening itself).
+    Zero { n: usize },
+    /// The product a·b of two masks under views.
+    Triple { dims: Dims, a: MaskRef, b: MaskRef },
+    /// n uniform words r with r >> shift, msb(r), and, for comparisons, the
+    /// one-hot digits of r mod 2^shift (widths in bits, lowest first) with the
+    /// carry rows.
+    Bits { n: usize, shift: u8, digits: Vec<u8> },
+}
+
+/// A mask seen through views, applied first to last.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MaskRef {
+    /// a [`Material::Mask`]
+    pub mask: MaterialId,
+    /// bijective views of one input each
+    pub views: Vec<View>,
+}
+
+impl Material {
+    /// The parts in the order of the dealer's stream, each with its number of
+    /// words and whether its value is dealt (Δ) or uniform.
+    pub fn parts(&self) -> Vec<(Part, usize, bool)> {
+        match self {
+            Material::Mask { n } => vec![(Part::Value, *n, false)],
+            Material::Zero { .. } => Vec::new(),
+            Material::Triple { dims, .. } => vec![(Part::Value, dims.lens().2, true)],
+            Material::Bits { n, digits, .. } => {
+                let mut parts = vec![(Part::Value, *n, false), (Part::High, *n, true), (Part::Msb, *n, true)];
+                parts.extend(digits.iter().enumerate().map(|(i, b)| (Part::Digit(i as u8), n << b, true)));
+                if let Some(b) = digits.first() {
+                    parts.push((Part::Carry, n << b, true));
+                }
+                parts
+            }
+        }
+    }
+}
+
+/// A material op with its place in the dealer's stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demand {
+    /// what
+    pub material: Material,
+    /// the first Δ word, counted over the whole stream of the job
+    pub offset: u64,
+    /// Δ words of this op
+    pub words: u64,
+}
+
+/// One round: local steps, then one batch of openings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// indices into [`Plan::prims`], all local, in order
+    pub local: Vec<u32>,
+    /// indices into [`Plan::prims`], all interactive, in order; empty only in the last round
+    pub open: Vec<u32>,
+    /// Δ words below this offset must be verified and agreed before the batch leaves
+    pub stream_until: u64,
+    /// whether an SPDZ check runs after this round's openings
+    pub check: bool,
+    /// secret registers that die with this round
+    pub free_sec: Vec<Sec>,
+    /// public registers that die with this round
+    pub free_pub: Vec<Pub>,
+}
+
+/// An input as the engine sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputPlan {
+    /// its name in the program
+    pub name: String,
+    /// who gives it (a name of the program, bound to a key by the manifest)
+    pub owner: String,
+    /// its shape
+    pub shape: Shape,
+    /// words of its Δ: n for Shamir, 2n for SPDZ
+    pub words: u64,
+}
+
+/// An output as the engine sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputPlan {
+    /// its name in the program
+    pub name: String,
+    /// who may read it
+    pub reader: String,
+    /// its shape
+    pub shape: Shape,
+    /// the register
+    pub value: Sec,
+}
+
+/// A program lowered for a roster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// for whom
+    pub roster: Roster,
+    /// all steps, each once
+    pub prims: Vec<Prim>,
+    /// the schedule
+    pub rounds: Vec<Round>,
+    /// lengths of the secret registers
+    pub sec_lens: Vec<usize>,
+    /// lengths of the public registers
+    pub pub_lens: Vec<usize>,
+    /// constants, in words
+    pub constants: Vec<Vec<Fp61>>,
+    /// material, in stream order
+    pub material: Vec<Demand>,
+    /// inputs, by number
+    pub inputs: Vec<InputPlan>,
+    /// outputs, by number
+    pub outputs: Vec<OutputPlan>,
+    /// Δ words of the whole stream
+    pub stream_words: u64,
+}
+
+impl Plan {
+    /// The words that the openings of a round take on the wire, and their degrees.
+    pub fn openings(&self, round: usize) -> impl Iterator<Item = (u32, Degree, usize)> + '_ {
+        self.rounds[round].open.iter().map(|&i| match &self.prims[i as usize] {
+            Prim::OpenProduct { out, .. } => (i, Degree::TwoT, self.pub_lens[out.0 as usize]),
+            Prim::Open { out, .. } | Prim::OpenBeaver { out, .. } => (i, Degree::T, self.pub_lens[out.0 as usize]),
+            local => unreachable!("the planner never opens {local:?}"),
+        })
+    }
+}

@@ -1,0 +1,144 @@
+//! Linear secret sharing: what one node holds of a secret, what it may do with
+//! it alone, and how shares are opened.
+//!
+//! Both schemes run the same programs (protocols.md section 2). A value of
+//! [`Sharing`] is one node's end: its slot, its keys, its backend. It knows no
+//! peer, no round and no program.
+
+use crate::backend::{Backend, BackendError};
+use crate::field::Fp61;
+use crate::prg::Address;
+use crate::roster::{Degree, Roster, Slot};
+use crate::tensor::{Dims, View};
+
+/// Shares received for one opening could not be decoded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A share vector has the wrong number of words.
+    #[error("{from} sent {found} words for an opening of {expected}")]
+    Length {
+        /// who sent it
+        from: Slot,
+        /// words found
+        found: usize,
+        /// words expected
+        expected: usize,
+    },
+    /// The shares lie on no polynomial of the degree, and too few are right to
+    /// say which are wrong: the job must end (protocols.md section 2).
+    #[error(
+        "shares of word {word} of an opening lie on no polynomial of degree {degree}: a node cheats, the job ends with nothing revealed"
+    )]
+    Inconsistent {
+        /// first word that fails
+        word: usize,
+        /// the degree expected
+        degree: usize,
+    },
+    /// The device failed.
+    #[error(transparent)]
+    Backend(#[from] BackendErrorEq),
+}
+
+/// A [`BackendError`] that compares by its text.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct BackendErrorEq(#[from] pub BackendError);
+impl PartialEq for BackendErrorEq {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_string() == other.0.to_string()
+    }
+}
+impl Eq for BackendErrorEq {}
+
+/// What decoding an opening gave.
+pub struct Decoded<W> {
+    /// the opened words
+    pub words: W,
+    /// slots whose shares were wrong and were corrected, ascending
+    pub blamed: Vec<Slot>,
+}
+
+/// The corrections Δ for one drawn part: verified, agreed words of the
+/// dealer's stream, in the layout that [`Sharing::delta_words`] states.
+pub type Delta<'a> = &'a [Fp61];
+
+/// One node's end of a linear secret-sharing scheme.
+pub trait Sharing: Send + Sync + 'static {
+    /// Where the words live.
+    type Backend: Backend;
+    /// This node's share of a tensor: no `Debug`, no `PartialEq`, wiped on drop.
+    type Secret: Clone + Send + Sync;
+    /// This node's word-wise product of two shares: degree 2t, another type
+    /// than a sharing, good only to be opened under a mask.
+    type Product: Send;
+
+    /// Scheme, n and t.
+    fn roster(&self) -> Roster;
+    /// This node's slot.
+    fn slot(&self) -> Slot;
+    /// The device.
+    fn backend(&self) -> &Self::Backend;
+    /// How many words the share has.
+    fn len(&self, x: &Self::Secret) -> usize;
+
+    /// Σ k·x + Σ k·p + constant, all of n words: x secret, p public.
+    fn linear(
+        &self,
+        n: usize,
+        secret: &[(Fp61, &Self::Secret)],
+        public: &[(Fp61, &Words<Self>)],
+        constant: Fp61,
+    ) -> Self::Secret;
+    /// Applies an index map to a secret.
+    fn view(&self, view: &View, inputs: &[&Self::Secret]) -> Self::Secret;
+    /// x·p by a public tensor: elementwise, or `x × p` as matrices.
+    fn times_public(&self, dims: Dims, x: &Self::Secret, p: &Words<Self>) -> Self::Secret;
+    /// p·x by a public matrix on the left.
+    fn public_times(&self, dims: Dims, p: &Words<Self>, x: &Self::Secret) -> Self::Secret;
+    /// Comparison leaves, see [`Backend::leaf`].
+    fn leaf(
+        &self,
+        c: &Words<Self>,
+        thresholds: &[Fp61],
+        from: u8,
+        bits: u8,
+        one_hot: &Self::Secret,
+        carry: Option<&Self::Secret>,
+    ) -> (Self::Secret, Self::Secret);
+    /// Beaver's combination c + D·b + a·E + D·E with D, E public.
+    fn beaver(
+        &self,
+        dims: Dims,
+        c: &Self::Secret,
+        d: &Words<Self>,
+        e: &Words<Self>,
+        a: &Self::Secret,
+        b: &Self::Secret,
+    ) -> Self::Secret;
+
+    /// Draws n words of material at an address: pseudorandom shares, corrected
+    /// by Δ. `dealt` says whether the value itself is dealt (Δ holds n words of
+    /// value corrections) or uniform; SPDZ has n words of MAC corrections after
+    /// them in both cases. Δ must have [`Sharing::delta_words`] words.
+    fn draw(&self, address: Address, n: usize, dealt: bool, delta: Delta<'_>) -> Self::Secret;
+    /// The words of Δ that a draw of n words takes under a roster.
+    fn delta_words(roster: Roster, n: usize, dealt: bool) -> usize
+    where
+        Self: Sized;
+
+    /// The local product, if the roster has one ([`Roster::local_products`]).
+    fn product(&self, dims: Dims, x: &Self::Secret, y: &Self::Secret) -> Self::Product;
+    /// The share to send of x·y + mask + \[0\]_2t; the zero sharing comes from
+    /// `zero` (domain [`Domain::Zero`](crate::prg::Domain::Zero)) and cannot be left out.
+    fn masked_product(&self, product: Self::Product, mask: &Self::Secret, zero: Address) -> Words<Self>;
+
+    /// The share to send when x itself is opened.
+    fn opening(&self, x: &Self::Secret) -> Words<Self>;
+    /// Decodes one opening from the shares of all nodes, in slot order, own
+    /// share included: interpolates from fixed nodes, checks the rest.
+    fn decode(&self, degree: Degree, shares: &[Words<Self>]) -> Result<Decoded<Words<Self>>, DecodeError>;
+}
+
+/// The resident words of a sharing's backend.
+pub type Words<S> = <<S as Sharing>::Backend as Backend>::Words;
