@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod field;
+pub mod keys;
 pub mod prg;
 pub mod program;
 pub mod roster;
