@@ -8,5 +8,6 @@ pub mod keys;
 pub mod prg;
 pub mod program;
 pub mod roster;
+pub mod seal;
 pub mod sharing;
 pub mod tensor;

@@ -39,7 +39,7 @@ const MAX_BYTES: u64 = 4096;
 
 impl SecretKey {
     /// Writes a new key file of mode 0600 and syncs it to disk. With a
-    /// passphrase the seed is encrypted (64 MiB and about 0.2 s of argon2id);
+    /// passphrase the seed is encrypted (argon2id over 64 MiB, a fraction of a second);
     /// without one, the file's mode is all that protects it.
     ///
     /// # Errors
