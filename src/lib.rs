@@ -11,3 +11,4 @@ pub mod roster;
 pub mod seal;
 pub mod sharing;
 pub mod tensor;
+pub mod transcript;
