@@ -5,9 +5,15 @@
 //! lowering. Every value has one number, counted in the order of definition
 //! over the whole program, nested bodies included.
 
-use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::tensor::Shape;
+
+/// The deepest nesting of [`Op::Repeat`]. Decoding stops there, so that no
+/// bytes can exhaust the stack.
+pub const MAX_DEPTH: usize = 8;
 
 /// The number of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -167,6 +173,7 @@ pub struct Block {
     /// the parameters' signatures; each result fits the range of its parameter
     pub params: Vec<Signature>,
     /// in order of definition; may use values of enclosing blocks
+    #[serde(deserialize_with = "nested")]
     pub nodes: Vec<Node>,
     /// next states, one per parameter
     pub results: Vec<ValueId>,
@@ -183,4 +190,21 @@ pub struct Output {
     pub reader: String,
     /// what
     pub value: ValueId,
+}
+
+/// Decodes the nodes of a body, at most [`MAX_DEPTH`] bodies deep.
+fn nested<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Node>, D::Error> {
+    thread_local!(static DEPTH: Cell<usize> = const { Cell::new(0) });
+    struct Entered;
+    impl Drop for Entered {
+        fn drop(&mut self) {
+            DEPTH.set(DEPTH.get() - 1);
+        }
+    }
+    DEPTH.set(DEPTH.get() + 1);
+    let _entered = Entered;
+    if DEPTH.get() > MAX_DEPTH {
+        return Err(serde::de::Error::custom(format_args!("repeats nested deeper than {MAX_DEPTH}")));
+    }
+    Vec::deserialize(deserializer)
 }

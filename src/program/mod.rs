@@ -1,4 +1,20 @@
 //! Programs: what to compute on secrets, and the plan of how.
+//!
+//! A [`Builder`] records operations on [`Tensor`] handles and finishes a
+//! [`Program`]: typed, ranged, digestible, independent of who computes it.
+//! The room knows rosters, never nodes, keys, material or time.
 
+mod builder;
+mod check;
+mod error;
 pub mod graph;
 pub mod plan;
+mod serial;
+mod types;
+
+pub use builder::{Builder, Tensor};
+pub use check::{MAX_NAME, MAX_REPEAT, MAX_SHIFT, MAX_VALUES, SIGMOID_SLACK};
+pub use error::ProgramError;
+pub use graph::{MAX_DEPTH, Signature, Type};
+pub use serial::{MAX_BYTES, Program};
+pub use types::{BOUND, DEFAULT_FRAC, MAX_FRAC};
