@@ -5,6 +5,8 @@
 //! nothing of sharings, rounds or programs. [`cpu`] is the portable truth that
 //! every other backend must equal bit for bit.
 
+#[cfg(test)]
+pub(crate) mod battery;
 pub mod cpu;
 
 use crate::field::Fp61;

@@ -1,5 +1,11 @@
 //! The field Fp61 with p = 2^61 − 1, slices of it, and encodings of integers
 //! and fixed-point numbers. Knows nothing of shares.
 
+mod encoding;
 mod fp61;
-pub use fp61::{Fp61, NotCanonical, P};
+#[cfg(test)]
+pub(crate) mod laws;
+pub mod slice;
+
+pub use encoding::{DecodeError, EncodeError, FixedPoint, Integers};
+pub use fp61::{Fp61, NotCanonical, P, zeros};

@@ -1,1 +1,196 @@
-//! The portable CPU backend.
+//! The portable backend: safe Rust on all cores, and the truth that every
+//! other backend must equal bit for bit.
+//!
+//! It never branches on a word of a vector, except where the trait says that
+//! the words are public.
+
+mod digits;
+mod matrix;
+mod views;
+
+use rayon::prelude::*;
+use std::sync::Arc;
+use zeroize::Zeroize;
+
+use super::{Backend, BackendError};
+use crate::field::{Fp61, slice, zeros};
+use crate::prg::Stream;
+use crate::tensor::{Dims, View};
+
+/// Words of a result that one task computes; smaller results stay on the
+/// calling thread.
+const TASK: usize = 1 << 14;
+/// Words that a task takes through all terms of a combination before it goes
+/// on, so that they stay in the first cache.
+const STRIP: usize = 1 << 9;
+
+/// The CPU, through rayon's global pool.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu;
+
+/// A vector on the host, shared by its clones and wiped with the last of them.
+#[derive(Clone)]
+pub struct Words(Arc<Wiped>);
+
+struct Wiped(Vec<Fp61>);
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        // A vector that was cut short still holds words past its end.
+        self.0.resize(self.0.capacity(), Fp61::ZERO);
+        self.0.as_mut_slice().zeroize();
+    }
+}
+impl AsRef<[Fp61]> for Words {
+    fn as_ref(&self) -> &[Fp61] {
+        &self.0.0
+    }
+}
+impl From<Vec<Fp61>> for Words {
+    fn from(words: Vec<Fp61>) -> Self {
+        Self(Arc::new(Wiped(words)))
+    }
+}
+
+impl Backend for Cpu {
+    type Words = Words;
+
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+    fn load(&self, words: Vec<Fp61>) -> Words {
+        words.into()
+    }
+    fn read(&self, words: &Words) -> Result<Vec<Fp61>, BackendError> {
+        Ok(words.as_ref().to_vec())
+    }
+    fn len(&self, words: &Words) -> usize {
+        words.as_ref().len()
+    }
+
+    fn linear(&self, n: usize, terms: &[(Fp61, &Words)], constant: Fp61) -> Words {
+        let terms: Vec<(Fp61, &[Fp61])> = terms.iter().map(|(k, x)| (*k, checked(x, n))).collect();
+        build(n, 1, |first, out| {
+            for (strip, out) in out.chunks_mut(STRIP).enumerate() {
+                let from = first + strip * STRIP;
+                out.fill(constant);
+                for (k, x) in &terms {
+                    slice::add_scaled(out, *k, &x[from..from + out.len()]);
+                }
+            }
+        })
+    }
+    fn product(&self, dims: Dims, x: &Words, y: &Words) -> Words {
+        let (left, right, len) = dims.lens();
+        let (x, y) = (checked(x, left), checked(y, right));
+        match dims {
+            Dims::Elementwise(_) => build(len, 1, |first, out| {
+                let range = first..first + out.len();
+                for ((out, x), y) in out.iter_mut().zip(&x[range.clone()]).zip(&y[range]) {
+                    *out = *x * *y;
+                }
+            }),
+            Dims::Matmul { k, n, .. } => {
+                let mut out = zeros(len);
+                matrix::add_product(&mut out, k, n, x, y);
+                out.into()
+            }
+        }
+    }
+    fn view(&self, view: &View, inputs: &[&Words]) -> Words {
+        views::apply(view, inputs)
+    }
+    fn expand(&self, n: usize, streams: &[(Fp61, Stream)]) -> Words {
+        build(n, 1, |first, out| {
+            let mut readers: Vec<_> = streams.iter().map(|(k, s)| (*k, s.reader(first as u64))).collect();
+            let Some(((k, head), rest)) = readers.split_first_mut() else { return };
+            let mut words = [Fp61::ZERO; STRIP];
+            for out in out.chunks_mut(STRIP) {
+                head.fill(out);
+                slice::scale(out, *k);
+                for (k, stream) in &mut *rest {
+                    let words = &mut words[..out.len()];
+                    stream.fill(words);
+                    slice::add_scaled(out, *k, words);
+                }
+            }
+            words.as_mut_slice().zeroize();
+        })
+    }
+    fn beaver(&self, dims: Dims, c: &Words, d: &Words, e: &Words, a: &Words, b: &Words, k: Fp61) -> Words {
+        let (left, right, len) = dims.lens();
+        let (d, a) = (checked(d, left), checked(a, left));
+        let (e, b) = (checked(e, right), checked(b, right));
+        let c = checked(c, len);
+        match dims {
+            Dims::Elementwise(_) => build(len, 1, |first, out| {
+                let range = first..first + out.len();
+                let left = d[range.clone()].iter().zip(&a[range.clone()]);
+                let right = e[range.clone()].iter().zip(&b[range.clone()]);
+                for (((out, c), (d, a)), (e, b)) in out.iter_mut().zip(&c[range]).zip(left).zip(right) {
+                    // Two products and one word: far below the bound of `Fp61::LAZY`.
+                    let wide = d.mul_add(k, *a).wide_mul(*e) + d.wide_mul(*b) + u128::from(c.word());
+                    *out = Fp61::reduce_wide(wide);
+                }
+            }),
+            // c + D·b + (a + k·D)·E
+            Dims::Matmul { k: inner, n, .. } => {
+                let mut shifted = Wiped(a.to_vec());
+                slice::add_scaled(&mut shifted.0, k, d);
+                let mut out = c.to_vec();
+                matrix::add_product(&mut out, inner, n, d, b);
+                matrix::add_product(&mut out, inner, n, &shifted.0, e);
+                out.into()
+            }
+        }
+    }
+    fn shift_public(&self, c: &Words, thresholds: &[Fp61], by: u8) -> (Words, Words) {
+        digits::shift_public(c.as_ref(), thresholds, by)
+    }
+    fn leaf(
+        &self,
+        c: &Words,
+        thresholds: &[Fp61],
+        from: u8,
+        bits: u8,
+        one_hot: &Words,
+        carry: Option<&Words>,
+    ) -> (Words, Words) {
+        let rows = c.as_ref().len() << bits;
+        let carry = carry.map(|carry| checked(carry, rows));
+        digits::leaf(c.as_ref(), thresholds, from, bits, checked(one_hot, rows), carry)
+    }
+    fn is_zero(&self, words: &Words) -> Result<bool, BackendError> {
+        Ok(words.as_ref().iter().fold(0, |any, word| any | word.word()) == 0)
+    }
+}
+
+/// The words of an operand, which must have the length that the plan says.
+fn checked(words: &Words, len: usize) -> &[Fp61] {
+    let words = words.as_ref();
+    assert_eq!(words.len(), len, "an operand has another length than its plan says");
+    words
+}
+
+/// A vector of `n` words, computed in tasks of whole units: `task` gets the
+/// index of its first word and its words, which are 0.
+fn build(n: usize, unit: usize, task: impl Fn(usize, &mut [Fp61]) + Sync) -> Words {
+    let mut out = zeros(n);
+    let len = (TASK / unit).max(1) * unit;
+    if n <= len {
+        task(0, &mut out);
+    } else {
+        out.par_chunks_mut(len).enumerate().for_each(|(i, out)| task(i * len, out));
+    }
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_the_battery() {
+        crate::backend::battery::run(Cpu);
+    }
+}

@@ -1,0 +1,314 @@
+//! The tests that every backend passes: each kernel against a reference that
+//! is written here, on integers, as plainly as possible.
+
+use super::Backend;
+use crate::field::{Fp61, P};
+use crate::prg::{Address, Domain, PrgKey, Stream};
+use crate::tensor::{Dims, View};
+
+/// Lengths around the sizes of lanes, strips and tasks.
+const LENGTHS: [usize; 8] = [1, 2, 63, 64, 65, 257, 513, 100_003];
+
+/// Runs every test. Random words have the fixed seeds written beside them, so
+/// a failure names its case and can be run again.
+pub fn run<B: Backend>(backend: B) {
+    let b = &backend;
+    resident(b);
+    linear(b);
+    products(b);
+    matrix_products(b);
+    beaver(b);
+    views(b);
+    expand(b);
+    shift_public(b);
+    leaf(b);
+    is_zero(b);
+}
+
+fn resident<B: Backend>(b: &B) {
+    for n in [0].into_iter().chain(LENGTHS) {
+        let words = random(n, 1);
+        let held = b.load(words.clone());
+        assert_eq!(b.len(&held), n);
+        equal("load and read", b, &held.clone(), &words);
+    }
+}
+
+fn linear<B: Backend>(b: &B) {
+    let coefficients = [0, 1, P - 1, 2, P / 2, 0x0123_4567_89ab_cdef].map(|w| Fp61::new(w).unwrap());
+    for n in LENGTHS {
+        for count in 0..=coefficients.len() {
+            for constant in [Fp61::ZERO, Fp61::ONE, top()] {
+                let words: Vec<_> = (0..count).map(|i| random(n, 10 + i as u64)).collect();
+                let held: Vec<_> = words.iter().map(|w| b.load(w.clone())).collect();
+                // Another coefficient comes first each time.
+                let terms: Vec<_> = (0..count).map(|i| (coefficients[(i + count) % 6], &held[i])).collect();
+                let expected = reference(n, |i| {
+                    let sum = (0..count).map(|t| mul(coefficients[(t + count) % 6], words[t][i])).sum::<u128>();
+                    sum + wide(constant)
+                });
+                equal(&format!("linear, {count} terms"), b, &b.linear(n, &terms, constant), &expected);
+            }
+        }
+    }
+}
+
+fn products<B: Backend>(b: &B) {
+    for n in LENGTHS {
+        for (x, y) in [(random(n, 2), random(n, 3)), (vec![top(); n], vec![top(); n]), (edges(n, 0), edges(n, 1))] {
+            let product = b.product(Dims::Elementwise(n), &b.load(x.clone()), &b.load(y.clone()));
+            equal("elementwise product", b, &product, &reference(n, |i| mul(x[i], y[i])));
+        }
+    }
+}
+
+/// Awkward shapes: vectors on either side, remainders of every tile, more than
+/// one fold of 64, more rows than one task takes.
+const SHAPES: [(usize, usize, usize); 24] = [
+    (1, 1, 1),
+    (1, 5, 1),
+    (1, 1, 7),
+    (7, 1, 1),
+    (2, 3, 4),
+    (3, 2, 5),
+    (4, 4, 4),
+    (5, 63, 6),
+    (6, 64, 7),
+    (7, 65, 9),
+    (8, 128, 3),
+    (9, 129, 2),
+    (1, 300, 33),
+    (2, 300, 33),
+    (3, 300, 33),
+    (33, 300, 1),
+    (5, 1000, 1),
+    (31, 513, 17),
+    (257, 3, 5),
+    (3, 5, 257),
+    (130, 70, 50),
+    (1030, 64, 30),
+    (2, 70_001, 2),
+    (300, 257, 1),
+];
+
+fn matrix_products<B: Backend>(b: &B) {
+    for (m, k, n) in SHAPES {
+        let dims = Dims::Matmul { m, k, n };
+        for (x, y) in [
+            (random(m * k, 4), random(k * n, 5)),
+            (vec![top(); m * k], vec![top(); k * n]),
+            (edges(m * k, 0), edges(k * n, 1)),
+        ] {
+            let product = b.product(dims, &b.load(x.clone()), &b.load(y.clone()));
+            equal(&format!("{dims:?}"), b, &product, &matrix_reference(m, k, n, &x, &y));
+        }
+    }
+}
+
+fn beaver<B: Backend>(b: &B) {
+    let shapes = SHAPES.into_iter().map(|(m, k, n)| Dims::Matmul { m, k, n });
+    for dims in LENGTHS.into_iter().map(Dims::Elementwise).chain(shapes) {
+        let (left, right, len) = dims.lens();
+        for (seed, k) in [(20, Fp61::ZERO), (30, Fp61::ONE), (40, -Fp61::ONE), (50, random(1, 6)[0]), (0, top())] {
+            // Seed 0: every word is p − 1.
+            let fill = |n, i: u64| if seed == 0 { vec![top(); n] } else { random(n, seed + i) };
+            let (c, d, e, a, bb) = (fill(len, 0), fill(left, 1), fill(right, 2), fill(left, 3), fill(right, 4));
+            let held = [&c, &d, &e, &a, &bb].map(|w| b.load(w.clone()));
+            let product = |x: &[Fp61], y: &[Fp61]| match dims {
+                Dims::Elementwise(n) => reference(n, |i| mul(x[i], y[i])),
+                Dims::Matmul { m, k, n } => matrix_reference(m, k, n, x, y),
+            };
+            let (db, ae, de) = (product(&d, &bb), product(&a, &e), product(&d, &e));
+            let expected = reference(len, |i| wide(c[i]) + wide(db[i]) + wide(ae[i]) + mul(k, de[i]));
+            let result = b.beaver(dims, &held[0], &held[1], &held[2], &held[3], &held[4], k);
+            equal(&format!("beaver, {dims:?}, k = {k:?}"), b, &result, &expected);
+        }
+    }
+}
+
+fn views<B: Backend>(b: &B) {
+    let sizes =
+        [(1, 1, 1), (2, 3, 5), (1, 1, 9), (1, 9, 1), (3, 17, 8), (7, 9, 1), (1, 300, 70), (40, 64, 33), (2, 1, 9)];
+    for (outer, axis, inner) in sizes {
+        let x = random(outer * axis * inner, 7);
+        let at = |o: usize, a: usize, i: usize| x[(o * axis + a) * inner + i];
+        let check = |view: View, expected: Vec<Fp61>| {
+            equal(&format!("{view:?}"), b, &b.view(&view, &[&b.load(x.clone())]), &expected);
+        };
+
+        let transposed = nest(outer, inner, axis, |o, i, a| at(o, a, i));
+        check(View::Transpose { outer, rows: axis, cols: inner }, transposed);
+        for (start, end) in [(0, axis), (0, 1), (axis - 1, axis), (axis / 3, axis / 2 + 1)] {
+            let sliced = nest(outer, end - start, inner, |o, a, i| at(o, start + a, i));
+            check(View::Slice { outer, axis, inner, start, end }, sliced);
+        }
+        for times in [1, 2, 5] {
+            let repeated = nest(outer, times, axis * inner, |o, _, i| x[o * axis * inner + i]);
+            check(View::Repeat { outer, times, inner: axis * inner }, repeated);
+            let stretched = nest(outer * axis * inner, times, 1, |o, _, _| x[o]);
+            check(View::Repeat { outer: outer * axis * inner, times, inner: 1 }, stretched);
+        }
+        let summed = nest(outer, 1, inner, |o, _, i| (0..axis).map(|a| at(o, a, i)).sum());
+        check(View::Sum { outer, axis, inner }, summed);
+
+        let (short, long) = (random(outer * inner, 8), random(outer * (axis + 2) * inner, 9));
+        let axes = vec![axis, 1, axis + 2];
+        let joined = nest(outer, 2 * axis + 3, inner, |o, a, i| match a {
+            a if a < axis => at(o, a, i),
+            a if a == axis => short[o * inner + i],
+            a => long[(o * (axis + 2) + a - axis - 1) * inner + i],
+        });
+        let parts = [x.clone(), short, long].map(|w| b.load(w));
+        let view = View::Concat { outer, axes, inner };
+        equal(&format!("{view:?}"), b, &b.view(&view, &[&parts[0], &parts[1], &parts[2]]), &joined);
+        check(View::Concat { outer, axes: vec![axis], inner }, x.clone());
+    }
+    let most = vec![top(); 100_003];
+    let sum = b.view(&View::Sum { outer: 1, axis: most.len(), inner: 1 }, &[&b.load(most)]);
+    equal("a sum of words p − 1", b, &sum, &[Fp61::from_i64(-100_003)]);
+}
+
+fn expand<B: Backend>(b: &B) {
+    let coefficients = [Fp61::ONE, top(), random(1, 11)[0], Fp61::ZERO];
+    for n in LENGTHS {
+        for count in 0..=4 {
+            let streams: Vec<_> = (0..count).map(|i| (coefficients[i], stream(90 + i as u64))).collect();
+            let words: Vec<_> = (0..count).map(|i| random(n, 90 + i as u64)).collect();
+            let expected = reference(n, |i| (0..count).map(|s| mul(coefficients[s], words[s][i])).sum());
+            equal(&format!("expand, {count} streams"), b, &b.expand(n, &streams), &expected);
+            if count > 1 {
+                let last = [(coefficients[count - 1], stream(90))];
+                let expected = reference(n, |i| mul(coefficients[count - 1], words[0][i]));
+                equal("expand, one stream scaled", b, &b.expand(n, &last), &expected);
+            }
+        }
+    }
+}
+
+fn thresholds() -> Vec<Fp61> {
+    [0, 1, 1 << 59, P / 2, P - 1].map(|w| Fp61::new(w).unwrap()).to_vec()
+}
+
+fn shift_public<B: Backend>(b: &B) {
+    for n in LENGTHS {
+        for by in [0, 1, 16, 31, 59, 60, 61] {
+            for thresholds in [&thresholds()[..1], &thresholds(), &[]] {
+                let c = edges(n, u64::from(by));
+                let (shifted, wraps) = b.shift_public(&b.load(c.clone()), thresholds, by);
+                let masked: Vec<u64> = thresholds.iter().flat_map(|t| c.iter().map(|c| less(*c, *t))).collect();
+                let expected: Vec<_> = masked.iter().map(|c| Fp61::reduce(c >> by)).collect();
+                equal(&format!("shift by {by}"), b, &shifted, &expected);
+                let wrap = |c: &u64| Fp61::reduce((1 - (c >> 60)) << (61 - by));
+                let expected: Vec<_> = masked.iter().map(wrap).collect();
+                equal(&format!("wrap of a shift by {by}"), b, &wraps, &expected);
+            }
+        }
+    }
+}
+
+fn leaf<B: Backend>(b: &B) {
+    for (n, bits, from) in
+        [(1, 1, 0), (63, 4, 0), (64, 4, 27), (65, 2, 59), (257, 4, 57), (513, 3, 60), (10_007, 4, 16)]
+    {
+        let rows = 1usize << bits;
+        let (one_hot, carry) = (random(rows * n, 12), random(rows * n, 13));
+        let (held, held_carry) = (b.load(one_hot.clone()), b.load(carry.clone()));
+        for thresholds in [&thresholds()[..1], &thresholds(), &[]] {
+            let c = edges(n, u64::from(from));
+            for with_carry in [false, true] {
+                let (mut greater, mut equals) = (Vec::new(), Vec::new());
+                for t in thresholds {
+                    for (i, c) in c.iter().enumerate() {
+                        let c = less(*c, *t);
+                        let u = (c >> from) as usize % rows;
+                        let sum: Fp61 = (u + 1..rows).map(|v| one_hot[v * n + i]).sum();
+                        let carried = if with_carry && c >> 60 == 0 { carry[u * n + i] } else { Fp61::ZERO };
+                        greater.push(sum + carried);
+                        equals.push(one_hot[u * n + i]);
+                    }
+                }
+                let carry = with_carry.then_some(&held_carry);
+                let (g, p) = b.leaf(&b.load(c.clone()), thresholds, from, bits, &held, carry);
+                let case = format!("leaf of {bits} bits from {from}, carry {with_carry}");
+                equal(&case, b, &g, &greater);
+                equal(&case, b, &p, &equals);
+            }
+        }
+    }
+}
+
+fn is_zero<B: Backend>(b: &B) {
+    for n in LENGTHS {
+        assert!(b.is_zero(&b.load(vec![Fp61::ZERO; n])).unwrap());
+        for at in [0, n / 2, n - 1] {
+            for word in [Fp61::ONE, top()] {
+                let mut words = vec![Fp61::ZERO; n];
+                words[at] = word;
+                assert!(!b.is_zero(&b.load(words)).unwrap(), "word {at} of {n}");
+            }
+        }
+    }
+    assert!(b.is_zero(&b.load(vec![])).unwrap());
+}
+
+fn equal<B: Backend>(what: &str, backend: &B, found: &B::Words, expected: &[Fp61]) {
+    let found = backend.read(found).unwrap();
+    assert_eq!(found.len(), expected.len(), "{what} on {}: length", backend.name());
+    if let Some(i) = (0..found.len()).find(|i| found[*i] != expected[*i]) {
+        let (found, expected) = (found[i], expected[i]);
+        panic!("{what} on {}: word {i} is {found:?}, expected {expected:?}", backend.name());
+    }
+}
+
+fn reference(n: usize, word: impl Fn(usize) -> u128) -> Vec<Fp61> {
+    (0..n).map(|i| Fp61::new((word(i) % u128::from(P)) as u64).unwrap()).collect()
+}
+
+fn matrix_reference(m: usize, k: usize, n: usize, x: &[Fp61], y: &[Fp61]) -> Vec<Fp61> {
+    let entry = |r: usize, c: usize| (0..k).fold(0, |sum, i| (sum + mul(x[r * k + i], y[i * n + c])) % u128::from(P));
+    reference(m * n, |i| entry(i / n, i % n))
+}
+
+/// The product as an integer modulo p, so that a few of them can be added.
+fn mul(x: Fp61, y: Fp61) -> u128 {
+    wide(x) * wide(y) % u128::from(P)
+}
+
+fn wide(x: Fp61) -> u128 {
+    u128::from(x.word())
+}
+
+/// (c − t) mod p
+fn less(c: Fp61, t: Fp61) -> u64 {
+    ((wide(c) + u128::from(P) - wide(t)) % u128::from(P)) as u64
+}
+
+fn nest(outer: usize, axis: usize, inner: usize, word: impl Fn(usize, usize, usize) -> Fp61) -> Vec<Fp61> {
+    let index = |i: usize| word(i / (axis * inner), i / inner % axis, i % inner);
+    (0..outer * axis * inner).map(index).collect()
+}
+
+fn top() -> Fp61 {
+    Fp61::new(P - 1).unwrap()
+}
+
+fn stream(seed: u64) -> Stream {
+    let key = PrgKey([7; 32]).derive("beaverdam test words", &seed.to_le_bytes());
+    key.stream(Address { domain: Domain::Value, input: false, op: 0, part: 0, attempt: 0 })
+}
+
+fn random(n: usize, seed: u64) -> Vec<Fp61> {
+    let mut words = vec![Fp61::ZERO; n];
+    stream(seed).fill(0, &mut words);
+    words
+}
+
+/// Random words with the edges of the field strewn among them.
+fn edges(n: usize, seed: u64) -> Vec<Fp61> {
+    let edges = [0, 1, P - 1, P / 2, P / 2 + 1, 1 << 60, (1 << 60) - 1].map(|w| Fp61::new(w).unwrap());
+    let mut words = random(n, 1000 + seed);
+    for (i, word) in words.iter_mut().enumerate().filter(|(i, _)| i % 3 != 2) {
+        *word = edges[(i + seed as usize) % edges.len()];
+    }
+    words
+}
