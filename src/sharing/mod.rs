@@ -5,11 +5,87 @@
 //! [`Sharing`] is one node's end: its slot, its keys, its backend. It knows no
 //! peer, no round and no program.
 
+mod dealer;
+mod decode;
+mod prss;
+mod shamir;
+mod spdz;
+
+pub use dealer::{Dealer, KeyHash, OutputError, SlotKeys, Verified, job_keys};
+pub use shamir::{Product, Shamir, ShamirDealer, Share};
+pub use spdz::{AuthShare, MaskedMatrix, NoProduct, Spdz, SpdzDealer};
+
 use crate::backend::{Backend, BackendError};
 use crate::field::Fp61;
 use crate::prg::Address;
-use crate::roster::{Degree, Roster, Slot};
+use crate::roster::{Degree, Roster, Scheme, Slot, Subset};
 use crate::tensor::{Dims, View};
+
+/// A node could not be set up: its keys do not fit its place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SharingError {
+    /// The roster is of the other scheme.
+    #[error("keys of the scheme {found:?} do not serve the roster {roster}: ask the owner for this job's keys")]
+    Scheme {
+        /// the scheme of the keys
+        found: Scheme,
+        /// the roster
+        roster: Roster,
+    },
+    /// The slot is not in the roster.
+    #[error("{slot} is not in the roster {roster}: expected a slot from 1 to {}", .roster.nodes())]
+    Slot {
+        /// the slot
+        slot: Slot,
+        /// the roster
+        roster: Roster,
+    },
+    /// A key of a subset that the node belongs to is missing.
+    #[error("{slot} lacks the key of subset {:#b} of {roster}: ask the owner for this job's keys", .subset.0)]
+    MissingKey {
+        /// the node
+        slot: Slot,
+        /// whose key is missing
+        subset: Subset,
+        /// the roster
+        roster: Roster,
+    },
+    /// A key that the node must not hold, or that no subset has.
+    #[error(
+        "{slot} was given a key of subset {:#b}, which is none of its subsets in {roster}: refuse the job, its sharing is not private",
+        .subset.0
+    )]
+    ForeignKey {
+        /// the node
+        slot: Slot,
+        /// whose key it is
+        subset: Subset,
+        /// the roster
+        roster: Roster,
+    },
+    /// The manifest names another number of key hashes than the roster has keys.
+    #[error("the manifest names {found} key hashes, {roster} has {expected}: refuse the manifest")]
+    Hashes {
+        /// hashes found
+        found: usize,
+        /// hashes expected
+        expected: usize,
+        /// the roster
+        roster: Roster,
+    },
+    /// A key is not the one that the manifest names.
+    #[error("the key{} given to {slot} is not the one in the manifest: refuse the job", subset_of(.of))]
+    WrongKey {
+        /// the node
+        slot: Slot,
+        /// the key's subset, or none for the slot's own key
+        of: Option<Subset>,
+    },
+}
+
+fn subset_of(of: &Option<Subset>) -> String {
+    of.map(|subset| format!(" of subset {:#b}", subset.0)).unwrap_or_default()
+}
 
 /// Shares received for one opening could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -133,12 +209,37 @@ pub trait Sharing: Send + Sync + 'static {
     /// `zero` (domain [`Domain::Zero`](crate::prg::Domain::Zero)) and cannot be left out.
     fn masked_product(&self, product: Self::Product, mask: &Self::Secret, zero: Address) -> Words<Self>;
 
+    /// The share to send of c + D·b + a·E + D·E + mask: a Beaver product that
+    /// is opened at once under its mask (SPDZ: values alone, without MACs).
+    #[allow(clippy::too_many_arguments)] // Beaver's combination has these parts
+    fn masked_beaver(
+        &self,
+        dims: Dims,
+        c: &Self::Secret,
+        d: &Words<Self>,
+        e: &Words<Self>,
+        a: &Self::Secret,
+        b: &Self::Secret,
+        mask: &Self::Secret,
+    ) -> Words<Self>;
+
     /// The share to send when x itself is opened.
     fn opening(&self, x: &Self::Secret) -> Words<Self>;
     /// Decodes one opening from the shares of all nodes, in slot order, own
     /// share included: interpolates from fixed nodes, checks the rest.
     fn decode(&self, degree: Degree, shares: &[Words<Self>]) -> Result<Decoded<Words<Self>>, DecodeError>;
+    /// What is sealed to the dealer when it reads x: the share, in SPDZ
+    /// followed by the MAC share, which nobody else may ever see. Only after a
+    /// passed check ([`Dealer::verify_output`] is the other end).
+    fn output(&self, x: &Self::Secret) -> Vec<Words<Self>>;
 }
 
 /// The resident words of a sharing's backend.
 pub type Words<S> = <<S as Sharing>::Backend as Backend>::Words;
+
+#[cfg(test)]
+mod battery;
+#[cfg(test)]
+mod shamir_tests;
+#[cfg(test)]
+mod spdz_tests;

@@ -1,0 +1,187 @@
+//! From shares to opened words: interpolation from fixed nodes, a parity check
+//! by the others, and what follows from a mismatch.
+//!
+//! With k shares of a word of degree d, of which at most t are wrong
+//! (protocols.md section 2):
+//!
+//! | k | a mismatch |
+//! |---|---|
+//! | ≥ d + 2t + 1 | is corrected, and the senders are named |
+//! | less | ends the job |
+//!
+//! Between d + t + 1 and d + 2t + 1 wrong shares are always noticed, but a
+//! decoder at its natural radius would answer with *another* word, so nothing
+//! is ever corrected there. Below d + t + 1 wrong shares may go unnoticed and
+//! the engine verifies afterwards.
+//!
+//! Everything here is about words that are public once decoded, so branches
+//! are free. The room knows no key and no secret.
+
+use super::{DecodeError, Decoded};
+use crate::backend::{Backend, BackendError};
+use crate::field::Fp61;
+use crate::roster::{Roster, Slot, Subset};
+use crate::tensor::View;
+
+/// The Reed–Solomon code that the shares of a word form, for one set of
+/// senders and one degree: interpolation at 0 from the first d + 1 senders,
+/// and one parity row for each other sender.
+pub(super) struct Code {
+    degree: usize,
+    /// the senders, ascending
+    slots: Vec<Slot>,
+    /// λ_i(0) for the first d + 1 senders
+    at_zero: Vec<Fp61>,
+    /// λ_i(x_j) for the first d + 1 senders i, for each later sender j
+    parity: Vec<Vec<Fp61>>,
+}
+
+impl Code {
+    /// At least degree + 1 senders.
+    pub(super) fn new(slots: Vec<Slot>, degree: usize) -> Self {
+        let (base, rest) = slots.split_at(degree + 1);
+        let at_zero = lagrange(base, Fp61::ZERO);
+        let parity = rest.iter().map(|slot| lagrange(base, slot.point())).collect();
+        Self { degree, slots, at_zero, parity }
+    }
+
+    /// Decodes shares that come from exactly this code's senders, in the same
+    /// order and of equal lengths. Costs d + 1 multiplications a word, and as
+    /// many for each parity row.
+    pub(super) fn decode<B: Backend>(
+        &self,
+        backend: &B,
+        roster: Roster,
+        shares: &[&B::Words],
+    ) -> Result<Decoded<B::Words>, DecodeError> {
+        assert_eq!(shares.len(), self.slots.len(), "one share per sender");
+        let Some(word) = self.mismatch(backend, shares)? else {
+            return Ok(Decoded { words: self.interpolate(backend, shares), blamed: Vec::new() });
+        };
+        if self.slots.len() > self.degree + 2 * usize::from(roster.threshold()) {
+            self.correct(backend, roster, shares, word)
+        } else {
+            Err(DecodeError::Inconsistent { word, degree: self.degree })
+        }
+    }
+
+    /// Locates the wrong shares of the first word that fails, leaves their
+    /// senders out of the whole batch, and goes on until no word fails. Ends
+    /// after at most t rounds; a batch in which more than t senders are wrong
+    /// somewhere is refused even if each single word could be decoded.
+    fn correct<B: Backend>(
+        &self,
+        backend: &B,
+        roster: Roster,
+        shares: &[&B::Words],
+        mut word: usize,
+    ) -> Result<Decoded<B::Words>, DecodeError> {
+        let mut blamed: Vec<Slot> = Vec::new();
+        loop {
+            let refused = DecodeError::Inconsistent { word, degree: self.degree };
+            blamed.extend(self.wrong_at(backend, roster, shares, word)?.ok_or_else(|| refused.clone())?);
+            blamed.sort_unstable();
+            blamed.dedup();
+            if blamed.len() > usize::from(roster.threshold()) {
+                return Err(refused);
+            }
+            // At most t are left out, so at least d + t + 1 stay, of which at
+            // least d + 1 are honest: one polynomial through all of them is
+            // the honest one.
+            let trusted = |slot: &Slot| !blamed.contains(slot);
+            let code = Code::new(self.slots.iter().copied().filter(trusted).collect(), self.degree);
+            let rest: Vec<_> = self.slots.iter().zip(shares).filter(|(s, _)| trusted(s)).map(|(_, w)| *w).collect();
+            match code.mismatch(backend, &rest)? {
+                None => return Ok(Decoded { words: code.interpolate(backend, &rest), blamed }),
+                Some(next) => word = next,
+            }
+        }
+    }
+
+    /// Which senders are wrong in one word: those off the only polynomial of
+    /// the degree that all but t senders share. At k ≥ d + 2t + 1 two such
+    /// polynomials would agree on d + 1 points. Tries the subsets of the
+    /// roster one by one; their number is capped ([`crate::roster::MAX_SUBSETS`]).
+    fn wrong_at<B: Backend>(
+        &self,
+        backend: &B,
+        roster: Roster,
+        shares: &[&B::Words],
+        word: usize,
+    ) -> Result<Option<Vec<Slot>>, BackendError> {
+        let mut points = Vec::with_capacity(shares.len());
+        for (slot, share) in self.slots.iter().zip(shares) {
+            let one = View::Slice { outer: 1, axis: backend.len(share), inner: 1, start: word, end: word + 1 };
+            points.push((*slot, backend.read(&backend.view(&one, &[share]))?[0]));
+        }
+        Ok(roster.subsets().into_iter().find_map(|subset| self.off_polynomial_of(subset, &points)))
+    }
+
+    /// The senders off the polynomial of a subset, if the subset's points lie
+    /// on one of the degree.
+    fn off_polynomial_of(&self, subset: Subset, points: &[(Slot, Fp61)]) -> Option<Vec<Slot>> {
+        let (base, values): (Vec<Slot>, Vec<Fp61>) =
+            points.iter().filter(|(slot, _)| subset.contains(*slot)).take(self.degree + 1).copied().unzip();
+        let fits = |slot: Slot, value: Fp61| dot(&lagrange(&base, slot.point()), &values) == value;
+        let off: Vec<Slot> = points.iter().filter(|(s, v)| !fits(*s, *v)).map(|(s, _)| *s).collect();
+        off.iter().all(|slot| !subset.contains(*slot)).then_some(off)
+    }
+
+    /// The first word whose shares lie on no polynomial of the degree.
+    fn mismatch<B: Backend>(&self, backend: &B, shares: &[&B::Words]) -> Result<Option<usize>, BackendError> {
+        let (base, rest) = shares.split_at(self.degree + 1);
+        let mut first = None;
+        for (row, share) in self.parity.iter().zip(rest) {
+            let mut terms: Vec<_> = row.iter().copied().zip(base.iter().copied()).collect();
+            terms.push((-Fp61::ONE, share));
+            let difference = backend.linear(backend.len(share), &terms, Fp61::ZERO);
+            if !backend.is_zero(&difference)? {
+                let word = backend.read(&difference)?.iter().position(|word| *word != Fp61::ZERO);
+                first = [first, word].into_iter().flatten().min();
+            }
+        }
+        Ok(first)
+    }
+
+    fn interpolate<B: Backend>(&self, backend: &B, shares: &[&B::Words]) -> B::Words {
+        let terms: Vec<_> = self.at_zero.iter().copied().zip(shares.iter().copied()).collect();
+        backend.linear(backend.len(shares[0]), &terms, Fp61::ZERO)
+    }
+}
+
+/// Refuses share vectors that do not have the expected length.
+pub(super) fn check_lengths<'a, B: Backend>(
+    backend: &B,
+    shares: impl Iterator<Item = (Slot, &'a B::Words)>,
+    expected: usize,
+) -> Result<(), DecodeError> {
+    for (from, share) in shares {
+        let found = backend.len(share);
+        if found != expected {
+            return Err(DecodeError::Length { from, found, expected });
+        }
+    }
+    Ok(())
+}
+
+impl From<BackendError> for DecodeError {
+    fn from(error: BackendError) -> Self {
+        DecodeError::Backend(error.into())
+    }
+}
+
+/// λ_i(x) for the points of the base: q(x) = Σ λ_i(x)·q(i) for every
+/// polynomial q of degree below their number.
+fn lagrange(base: &[Slot], x: Fp61) -> Vec<Fp61> {
+    base.iter()
+        .map(|i| {
+            let others = base.iter().filter(|j| *j != i).map(|j| j.point());
+            let (over, under) = others.fold((Fp61::ONE, Fp61::ONE), |(o, u), j| (o * (x - j), u * (i.point() - j)));
+            over * under.invert()
+        })
+        .collect()
+}
+
+fn dot(a: &[Fp61], b: &[Fp61]) -> Fp61 {
+    a.iter().zip(b).map(|(a, b)| *a * *b).sum()
+}
