@@ -6,14 +6,21 @@
 
 mod builder;
 mod check;
+mod dry_run;
 mod error;
+mod evaluate;
 pub mod graph;
+#[doc(hidden)]
+pub mod ideal;
 pub mod plan;
+#[doc(hidden)]
+pub mod random;
 mod serial;
 mod types;
 
 pub use builder::{Builder, Tensor};
 pub use check::{MAX_NAME, MAX_REPEAT, MAX_SHIFT, MAX_VALUES, SIGMOID_SLACK};
+pub use dry_run::{DryRun, MAX_DRY_ELEMENTS, Seen};
 pub use error::ProgramError;
 pub use graph::{MAX_DEPTH, Signature, Type};
 pub use serial::{MAX_BYTES, Program};
