@@ -2,7 +2,7 @@
 //! by the others, and what follows from a mismatch.
 //!
 //! With k shares of a word of degree d, of which at most t are wrong
-//! (protocols.md section 2):
+//! (docs/protocols.md, 2):
 //!
 //! | k | a mismatch |
 //! |---|---|

@@ -196,7 +196,8 @@ pub trait Sharing: Send + Sync + 'static {
     /// Draws n words of material at an address: pseudorandom shares, corrected
     /// by Δ. `dealt` says whether the value itself is dealt (Δ holds n words of
     /// value corrections) or uniform; SPDZ has n words of MAC corrections after
-    /// them in both cases. Δ must have [`Sharing::delta_words`] words.
+    /// them in both cases. Δ must have [`Sharing::delta_words`] words. The
+    /// address's domain is set here, whatever it says.
     fn draw(&self, address: Address, n: usize, dealt: bool, delta: Delta<'_>) -> Self::Secret;
     /// The words of Δ that a draw of n words takes under a roster.
     fn delta_words(roster: Roster, n: usize, dealt: bool) -> usize

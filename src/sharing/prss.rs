@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 use crate::backend::Backend;
-use crate::field::Fp61;
+use crate::field::{Fp61, slice};
 use crate::prg::{Address, Domain, PrgKey};
 use crate::roster::{Roster, Slot, Subset};
 
@@ -73,9 +73,7 @@ pub(super) fn values<'a>(keys: impl Iterator<Item = &'a PrgKey>, address: Addres
     let mut words = Zeroizing::new(vec![Fp61::ZERO; out.len()]);
     for key in keys {
         key.stream(address).fill(first, &mut words);
-        for (sum, word) in out.iter_mut().zip(words.iter()) {
-            *sum += *word;
-        }
+        slice::add(out, &words);
     }
 }
 

@@ -221,7 +221,8 @@ fn leading_coefficients_are_uniform() {
     let roster = Roster::shamir(5, 2).unwrap();
     let mut world = shamir(roster, SEED);
     let (_, drawn) = world.uniform(SAMPLES);
-    let nothing = world.deal(&vec![Fp61::ZERO; SAMPLES]);
+    // All shares 0, so that the zero sharing is all that is opened.
+    let nothing = world.each(|_, node| node.linear(SAMPLES, &[], &[], Fp61::ZERO));
     let zero = world.address();
     let products = world.each(|i, node| {
         let product = node.product(Dims::Elementwise(SAMPLES), &nothing[i], &nothing[i]);

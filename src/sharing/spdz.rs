@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::dealer::{Dealer, KeyHash, OutputError, SlotKeys, Verified, by_slot};
 use super::{DecodeError, Decoded, Delta, Sharing, SharingError, decode};
 use crate::backend::{Backend, BackendError};
-use crate::field::Fp61;
+use crate::field::{Fp61, slice};
 use crate::prg::{Address, Domain, PrgKey, Stream};
 use crate::roster::{Degree, Roster, Scheme, Slot};
 use crate::tensor::{Dims, View};
@@ -86,7 +86,7 @@ impl<B: Backend> Spdz<B> {
     /// as (opened words, own MAC share):
     /// Σ ρ_j·m_i(a_j) − α_i·Σ ρ_j·a_j, the coefficients being the stream's
     /// words in order over the whole list. Before it leaves the node it is
-    /// committed to (protocols.md section 6); over an honest run the summands
+    /// committed to (docs/protocols.md, 6); over an honest run the summands
     /// of all nodes add up to 0.
     pub fn sigma(&self, rho: &Stream, openings: &[(&B::Words, &B::Words)]) -> Result<Fp61, BackendError> {
         let lens: Vec<usize> = openings.iter().map(|(opened, _)| self.backend.len(opened)).collect();
@@ -356,9 +356,7 @@ impl Dealer for SpdzDealer {
         }
         let mut sums = Zeroizing::new(vec![Fp61::ZERO; 2 * n]);
         for share in shares.values() {
-            for (sum, word) in sums.iter_mut().zip(*share) {
-                *sum += *word;
-            }
+            slice::add(&mut sums, share);
         }
         let (words, macs) = sums.split_at(n);
         match words.iter().zip(macs).position(|(word, mac)| *self.alpha * *word != *mac) {
