@@ -10,5 +10,6 @@ pub mod program;
 pub mod roster;
 pub mod seal;
 pub mod sharing;
+pub mod store;
 pub mod tensor;
 pub mod transcript;

@@ -179,7 +179,7 @@ mod tests {
     }
 
     fn does_not_open(info: &SealInfo, sealed: &Sealed) {
-        let error = open(&reader(), info, sealed).err().expect("a moved or changed share must not open");
+        let error = open(&reader(), info, sealed).expect_err("a moved or changed share must not open");
         assert!(matches!(error, SealError::Open { sender, output } if sender == info.sender && output == info.output));
     }
 

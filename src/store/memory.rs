@@ -1,0 +1,141 @@
+//! A store that lives and dies with its process.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::{Held, Job, JobState, Nonce, Store, StoreError, entry::Entry, short};
+
+/// A [`Store`] in memory: for tests of user programs and for jobs whose nodes
+/// all live in one process. It keeps every rule while it lives, and forgets
+/// with its process which nonces were used: never give it a nonce twice.
+#[derive(Default)]
+pub struct MemoryStore {
+    jobs: Mutex<BTreeMap<Nonce, Kept>>,
+}
+
+struct Kept {
+    entry: Entry,
+    next: u64,
+    record: Option<Vec<u8>>,
+    segments: BTreeMap<u32, Vec<u8>>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Nonce, Kept>> {
+        // No call leaves an entry half-changed, so a panic elsewhere harms nothing here.
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, nonce: Nonce, change: impl FnOnce(&mut Kept) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match self.lock().get_mut(&nonce) {
+            Some(kept) => change(kept),
+            None => Err(StoreError::Unknown { job: short(&nonce) }),
+        }
+    }
+}
+
+impl Store for MemoryStore {
+    fn begin(&self, nonce: Nonce, digest: [u8; 32]) -> Result<(), StoreError> {
+        let mut jobs = self.lock();
+        let entry = Entry::begin(jobs.get(&nonce).map(|kept| &kept.entry), &nonce, digest)?;
+        jobs.insert(nonce, Kept { entry, next: 0, record: None, segments: BTreeMap::new() });
+        Ok(())
+    }
+
+    fn state(&self, nonce: Nonce) -> Result<Option<JobState>, StoreError> {
+        Ok(self.lock().get(&nonce).map(|kept| kept.entry.state.clone()))
+    }
+
+    fn jobs(&self) -> Result<Vec<Job>, StoreError> {
+        Ok(self.lock().iter().map(|(nonce, kept)| kept.entry.job(*nonce)).collect())
+    }
+
+    fn interrupted(&self) -> Result<Vec<Job>, StoreError> {
+        Ok(Vec::new()) // no job of an earlier process is known
+    }
+
+    fn finish(&self, nonce: Nonce, record: &[u8]) -> Result<(), StoreError> {
+        self.with(nonce, |kept| {
+            kept.entry.end(&nonce, JobState::Finished)?;
+            kept.record = Some(record.to_vec());
+            Ok(())
+        })
+    }
+
+    fn fail(&self, nonce: Nonce, reason: &str) -> Result<(), StoreError> {
+        self.with(nonce, |kept| kept.entry.end(&nonce, JobState::Failed(reason.to_owned())))
+    }
+
+    fn record(&self, nonce: Nonce) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with(nonce, |kept| Ok(kept.record.clone()))
+    }
+
+    fn advance(&self, nonce: Nonce, round: u32) -> Result<(), StoreError> {
+        self.with(nonce, |kept| {
+            kept.entry.claim(&nonce, kept.next, round)?;
+            kept.next = u64::from(round) + 1;
+            Ok(())
+        })
+    }
+
+    fn check_opened(&self, nonce: Nonce, check: u32) -> Result<(), StoreError> {
+        self.with(nonce, |kept| kept.entry.check_opened(&nonce, check))
+    }
+
+    fn check_passed(&self, nonce: Nonce, check: u32) -> Result<(), StoreError> {
+        self.with(nonce, |kept| kept.entry.check_passed(&nonce, check))
+    }
+
+    fn open_check(&self, nonce: Nonce) -> Result<Option<u32>, StoreError> {
+        self.with(nonce, |kept| Ok(kept.entry.open_check()))
+    }
+
+    fn put_segment(&self, nonce: Nonce, index: u32, bytes: &[u8]) -> Result<(), StoreError> {
+        self.with(nonce, |kept| {
+            kept.entry.must_run(&nonce)?;
+            let held = kept.segments.entry(index).or_insert_with(|| bytes.to_vec());
+            if held == bytes { Ok(()) } else { Err(StoreError::SegmentDiffers { job: short(&nonce), index }) }
+        })
+    }
+
+    fn segment(&self, nonce: Nonce, index: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with(nonce, |kept| Ok(kept.segments.get(&index).cloned()))
+    }
+
+    fn drop_segments_below(&self, nonce: Nonce, index: u32) -> Result<(), StoreError> {
+        self.with(nonce, |kept| {
+            kept.segments = kept.segments.split_off(&index);
+            Ok(())
+        })
+    }
+
+    fn segments(&self, nonce: Nonce) -> Result<Held, StoreError> {
+        self.with(nonce, |kept| {
+            let bytes = kept.segments.values().map(|segment| segment.len() as u64).sum();
+            Ok(Held { count: kept.segments.len() as u64, bytes })
+        })
+    }
+
+    fn forget(&self, nonce: Nonce) -> Result<(), StoreError> {
+        self.with(nonce, |kept| {
+            kept.entry.must_be_over(&nonce)?;
+            kept.segments.clear();
+            Ok(())
+        })
+    }
+
+    fn drop_record(&self, nonce: Nonce) -> Result<(), StoreError> {
+        self.with(nonce, |kept| {
+            kept.entry.must_be_over(&nonce)?;
+            kept.record = None;
+            Ok(())
+        })
+    }
+}

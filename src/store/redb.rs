@@ -1,0 +1,350 @@
+//! A store on disk: one `redb` file with its witness beside it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io::ErrorKind,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use redb::{
+    Builder, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
+
+use super::{
+    Held, Job, JobState, Nonce, Store, StoreError,
+    entry::{Claim, Entry},
+    short,
+    witness::{Witness, private},
+};
+
+const META: TableDefinition<&str, u64> = TableDefinition::new("beaverdam");
+const JOBS: TableDefinition<&Nonce, &[u8]> = TableDefinition::new("jobs");
+const RECORDS: TableDefinition<&Nonce, &[u8]> = TableDefinition::new("records");
+const SEGMENTS: TableDefinition<(&Nonce, u32), &[u8]> = TableDefinition::new("segments");
+
+/// The format of the tables; another number is another release's store.
+const FORMAT: u64 = 1;
+/// `redb` would take a gigabyte; a node is to stay small.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// A [`Store`] in the file `path`, with `path.witness` beside it; both are made
+/// with mode 0600 if neither exists. One process at a time.
+pub struct RedbStore {
+    path: String,
+    db: Database,
+    live: Mutex<Live>,
+}
+
+/// What this opening of the store knows beyond the file.
+struct Live {
+    /// the first unused round of each running job
+    next: HashMap<Nonce, u64>,
+    /// jobs that ran when the store was opened
+    interrupted: HashSet<Nonce>,
+    /// durable writes so far
+    count: u64,
+    witness: Witness,
+}
+
+impl RedbStore {
+    /// Opens a store or makes a new one. Reads the whole file once to verify
+    /// its checksums, so fail and [`forget`](Store::forget) dead jobs.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], [`StoreError::Damaged`],
+    /// [`StoreError::RolledBack`], [`StoreError::NoWitness`] or
+    /// [`StoreError::Disk`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let path = path.as_ref().display().to_string();
+        let disk = |e: std::io::Error| StoreError::Disk { path: path.clone(), cause: e.to_string() };
+        // A file without content is what a crash leaves before the first write.
+        let exists = match std::fs::metadata(&path) {
+            Ok(meta) => meta.len() > 0,
+            Err(e) if e.kind() == ErrorKind::NotFound => false,
+            Err(e) => return Err(disk(e)),
+        };
+        let witness = Witness::open(&path, exists)?;
+        if !exists {
+            if witness.count() > 0 {
+                return Err(StoreError::RolledBack { path, found: 0, witnessed: witness.count() });
+            }
+            private(true).open(&path).map_err(disk)?;
+        }
+        let db = Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .set_check_integrity_on_open(exists)
+            .create(&path)
+            .map_err(|e| failed(&path, e))?;
+        let live = Live { next: HashMap::new(), interrupted: HashSet::new(), count: 0, witness };
+        let store = Self { path, db, live: Mutex::new(live) };
+        store.resume(exists)?;
+        Ok(store)
+    }
+
+    /// Compares the file with its witness and finds the jobs that were running.
+    fn resume(&self, exists: bool) -> Result<(), StoreError> {
+        let mut live = self.lock();
+        if exists {
+            let (format, count) = self.read(|txn| {
+                let meta = txn.open_table(META)?;
+                let number = |name| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |value| value.value()));
+                Ok((number("format")?, number("count")?))
+            })?;
+            if format != FORMAT {
+                return Err(self.damaged(format!("format {format}, while this release writes {FORMAT}")));
+            }
+            let witnessed = live.witness.count();
+            if count < witnessed {
+                return Err(StoreError::RolledBack { path: self.path.clone(), found: count, witnessed });
+            }
+            live.count = count;
+        }
+        self.durable(&mut live, |txn| {
+            txn.open_table(META)?.insert("format", FORMAT)?;
+            txn.open_table(JOBS)?;
+            txn.open_table(RECORDS)?;
+            txn.open_table(SEGMENTS)?;
+            Ok(())
+        })?;
+        for (nonce, entry) in self.entries()? {
+            if entry.state == JobState::Running {
+                live.interrupted.insert(nonce);
+                live.next.insert(nonce, entry.reserved);
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Live> {
+        // `Live` changes only after the disk has, so a panic leaves it sound.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, e: impl Into<redb::Error>) -> StoreError {
+        failed(&self.path, e)
+    }
+
+    fn damaged(&self, cause: String) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), cause }
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let txn = self.db.begin_read().map_err(|e| self.failed(e))?;
+        look(&txn).map_err(|e| self.failed(e))
+    }
+
+    fn write(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
+        let mut txn = self.db.begin_write().map_err(|e| self.failed(e))?;
+        txn.set_durability(durability).map_err(|e| self.failed(e))?;
+        change(&txn).map_err(|e| self.failed(e))?;
+        txn.commit().map_err(|e| self.failed(e))
+    }
+
+    /// A write that is on disk, and seen by the witness, when this returns.
+    fn durable(
+        &self,
+        live: &mut Live,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
+        let count = live.count + 1;
+        self.write(Durability::Immediate, |txn| {
+            change(txn)?;
+            txn.open_table(META)?.insert("count", count)?;
+            Ok(())
+        })?;
+        live.count = count;
+        // After the store: a crash in between leaves the witness behind, which is sound.
+        live.witness.note(count).map_err(|e| StoreError::Disk { path: self.path.clone(), cause: e.to_string() })
+    }
+
+    fn find(&self, nonce: Nonce) -> Result<Option<Entry>, StoreError> {
+        let bytes = self.read(|txn| Ok(txn.open_table(JOBS)?.get(&nonce)?.map(|value| value.value().to_vec())))?;
+        bytes.map(|bytes| self.decode(&nonce, &bytes)).transpose()
+    }
+
+    fn entry(&self, nonce: Nonce) -> Result<Entry, StoreError> {
+        self.find(nonce)?.ok_or_else(|| StoreError::Unknown { job: short(&nonce) })
+    }
+
+    fn entries(&self) -> Result<Vec<(Nonce, Entry)>, StoreError> {
+        let rows: Vec<(Nonce, Vec<u8>)> = self.read(|txn| {
+            let jobs = txn.open_table(JOBS)?;
+            let rows = jobs.iter()?.map(|row| row.map(|(nonce, value)| (*nonce.value(), value.value().to_vec())));
+            Ok(rows.collect::<Result<_, _>>()?)
+        })?;
+        rows.into_iter().map(|(nonce, bytes)| Ok((nonce, self.decode(&nonce, &bytes)?))).collect()
+    }
+
+    fn decode(&self, nonce: &Nonce, bytes: &[u8]) -> Result<Entry, StoreError> {
+        postcard::from_bytes(bytes).map_err(|e| self.damaged(format!("job {}: {e}", short(nonce))))
+    }
+
+    /// Changes a job's entry, and what else goes with it, durably.
+    fn change(
+        &self,
+        nonce: Nonce,
+        change: impl FnOnce(&mut Entry) -> Result<(), StoreError>,
+        also: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
+        let mut live = self.lock();
+        let mut entry = self.entry(nonce)?;
+        change(&mut entry)?;
+        self.durable(&mut live, |txn| {
+            put_entry(txn, &nonce, &entry)?;
+            also(txn)
+        })?;
+        if entry.state != JobState::Running {
+            live.next.remove(&nonce);
+        }
+        Ok(())
+    }
+}
+
+impl Store for RedbStore {
+    fn begin(&self, nonce: Nonce, digest: [u8; 32]) -> Result<(), StoreError> {
+        let mut live = self.lock();
+        let entry = Entry::begin(self.find(nonce)?.as_ref(), &nonce, digest)?;
+        self.durable(&mut live, |txn| put_entry(txn, &nonce, &entry))?;
+        live.next.insert(nonce, 0);
+        Ok(())
+    }
+
+    fn state(&self, nonce: Nonce) -> Result<Option<JobState>, StoreError> {
+        Ok(self.find(nonce)?.map(|entry| entry.state))
+    }
+
+    fn jobs(&self) -> Result<Vec<Job>, StoreError> {
+        Ok(self.entries()?.into_iter().map(|(nonce, entry)| entry.job(nonce)).collect())
+    }
+
+    fn interrupted(&self) -> Result<Vec<Job>, StoreError> {
+        let mut jobs = self.jobs()?;
+        let live = self.lock();
+        jobs.retain(|job| job.state == JobState::Running && live.interrupted.contains(&job.nonce));
+        Ok(jobs)
+    }
+
+    fn finish(&self, nonce: Nonce, record: &[u8]) -> Result<(), StoreError> {
+        let end = |entry: &mut Entry| entry.end(&nonce, JobState::Finished);
+        self.change(nonce, end, |txn| {
+            txn.open_table(RECORDS)?.insert(&nonce, record)?;
+            Ok(())
+        })
+    }
+
+    fn fail(&self, nonce: Nonce, reason: &str) -> Result<(), StoreError> {
+        self.change(nonce, |entry| entry.end(&nonce, JobState::Failed(reason.to_owned())), |_| Ok(()))
+    }
+
+    fn record(&self, nonce: Nonce) -> Result<Option<Vec<u8>>, StoreError> {
+        self.entry(nonce)?;
+        self.read(|txn| Ok(txn.open_table(RECORDS)?.get(&nonce)?.map(|value| value.value().to_vec())))
+    }
+
+    fn advance(&self, nonce: Nonce, round: u32) -> Result<(), StoreError> {
+        let mut live = self.lock();
+        let mut entry = self.entry(nonce)?;
+        let next = live.next.get(&nonce).copied().unwrap_or(entry.reserved);
+        if entry.claim(&nonce, next, round)? == Claim::Extended {
+            self.durable(&mut live, |txn| put_entry(txn, &nonce, &entry))?;
+        }
+        live.next.insert(nonce, u64::from(round) + 1);
+        Ok(())
+    }
+
+    fn check_opened(&self, nonce: Nonce, check: u32) -> Result<(), StoreError> {
+        self.change(nonce, |entry| entry.check_opened(&nonce, check), |_| Ok(()))
+    }
+
+    fn check_passed(&self, nonce: Nonce, check: u32) -> Result<(), StoreError> {
+        self.change(nonce, |entry| entry.check_passed(&nonce, check), |_| Ok(()))
+    }
+
+    fn open_check(&self, nonce: Nonce) -> Result<Option<u32>, StoreError> {
+        Ok(self.entry(nonce)?.open_check())
+    }
+
+    fn put_segment(&self, nonce: Nonce, index: u32, bytes: &[u8]) -> Result<(), StoreError> {
+        let _one_at_a_time = self.lock();
+        self.entry(nonce)?.must_run(&nonce)?;
+        let same = self.read(|txn| {
+            let segments = txn.open_table(SEGMENTS)?;
+            Ok(segments.get((&nonce, index))?.map(|held| held.value() == bytes))
+        })?;
+        match same {
+            Some(true) => Ok(()),
+            Some(false) => Err(StoreError::SegmentDiffers { job: short(&nonce), index }),
+            None => self.write(Durability::None, |txn| {
+                txn.open_table(SEGMENTS)?.insert((&nonce, index), bytes)?;
+                Ok(())
+            }),
+        }
+    }
+
+    fn segment(&self, nonce: Nonce, index: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        self.entry(nonce)?;
+        self.read(|txn| Ok(txn.open_table(SEGMENTS)?.get((&nonce, index))?.map(|value| value.value().to_vec())))
+    }
+
+    fn drop_segments_below(&self, nonce: Nonce, index: u32) -> Result<(), StoreError> {
+        self.entry(nonce)?;
+        self.write(Durability::None, |txn| {
+            txn.open_table(SEGMENTS)?.retain_in((&nonce, 0)..(&nonce, index), |_, _| false)?;
+            Ok(())
+        })
+    }
+
+    fn segments(&self, nonce: Nonce) -> Result<Held, StoreError> {
+        self.entry(nonce)?;
+        self.read(|txn| {
+            let mut held = Held::default();
+            for row in txn.open_table(SEGMENTS)?.range((&nonce, 0)..=(&nonce, u32::MAX))? {
+                held.count += 1;
+                held.bytes += row?.1.value().len() as u64;
+            }
+            Ok(held)
+        })
+    }
+
+    fn forget(&self, nonce: Nonce) -> Result<(), StoreError> {
+        let over = |entry: &mut Entry| entry.must_be_over(&nonce);
+        self.change(nonce, over, |txn| {
+            txn.open_table(SEGMENTS)?.retain_in((&nonce, 0)..=(&nonce, u32::MAX), |_, _| false)?;
+            Ok(())
+        })
+    }
+
+    fn drop_record(&self, nonce: Nonce) -> Result<(), StoreError> {
+        let over = |entry: &mut Entry| entry.must_be_over(&nonce);
+        self.change(nonce, over, |txn| {
+            txn.open_table(RECORDS)?.remove(&nonce)?;
+            Ok(())
+        })
+    }
+}
+
+fn put_entry(txn: &WriteTransaction, nonce: &Nonce, entry: &Entry) -> Result<(), redb::Error> {
+    let bytes = postcard::to_stdvec(entry).expect("an entry has no part that postcard cannot write");
+    txn.open_table(JOBS)?.insert(nonce, bytes.as_slice())?;
+    Ok(())
+}
+
+fn failed(path: &str, e: impl Into<redb::Error>) -> StoreError {
+    let (path, e) = (path.to_owned(), e.into());
+    match e {
+        redb::Error::DatabaseAlreadyOpen => StoreError::InUse { path },
+        redb::Error::PreviousIo => {
+            StoreError::Disk { path, cause: "an earlier write failed: mend the disk and restart the node".to_owned() }
+        }
+        // A file that is too short or has no magic number is no fault of the disk.
+        redb::Error::Io(ref io) if !matches!(io.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
+            StoreError::Disk { path, cause: io.to_string() }
+        }
+        e => StoreError::Damaged { path, cause: e.to_string() },
+    }
+}

@@ -1,0 +1,360 @@
+//! One battery for every store, then the attacks on the one that is on disk.
+
+use super::*;
+
+const A: Nonce = [1; 32];
+const B: Nonce = [2; 32];
+const DIGEST: [u8; 32] = [9; 32];
+
+fn nonces_are_burnt_by_begin(store: &dyn Store) {
+    store.begin(A, DIGEST).unwrap();
+    assert_eq!(store.state(A).unwrap(), Some(JobState::Running));
+    let before = store.jobs().unwrap();
+    assert!(matches!(store.begin(A, DIGEST), Err(StoreError::AlreadyStarted { .. })));
+    assert!(matches!(store.begin(A, [8; 32]), Err(StoreError::NonceReused { .. })));
+    assert_eq!(store.jobs().unwrap(), before, "a refused begin changes nothing");
+    store.begin(B, DIGEST).unwrap();
+    store.fail(A, "a peer left").unwrap();
+    store.finish(B, b"record").unwrap();
+    for nonce in [A, B] {
+        assert!(matches!(store.begin(nonce, DIGEST), Err(StoreError::AlreadyStarted { .. })));
+        assert!(matches!(store.begin(nonce, [8; 32]), Err(StoreError::NonceReused { .. })));
+    }
+    let jobs = store.jobs().unwrap();
+    assert_eq!(jobs.iter().map(|job| (job.nonce, job.digest)).collect::<Vec<_>>(), [(A, DIGEST), (B, DIGEST)]);
+    assert_eq!(jobs[0].state, JobState::Failed("a peer left".into()));
+    assert!(store.interrupted().unwrap().is_empty(), "jobs of this opening are not interrupted");
+}
+
+fn an_outcome_never_changes(store: &dyn Store) {
+    store.begin(A, DIGEST).unwrap();
+    assert_eq!(store.record(A).unwrap(), None);
+    store.finish(A, b"sealed").unwrap();
+    assert_eq!(store.record(A).unwrap().unwrap(), b"sealed");
+    assert!(matches!(store.finish(A, b"other"), Err(StoreError::Over { .. })));
+    assert!(matches!(store.fail(A, "no"), Err(StoreError::Over { .. })));
+    assert!(matches!(store.advance(A, 0), Err(StoreError::Over { .. })));
+    assert!(matches!(store.check_opened(A, 0), Err(StoreError::Over { .. })));
+    assert!(matches!(store.put_segment(A, 0, b"x"), Err(StoreError::Over { .. })));
+    assert_eq!(store.record(A).unwrap().unwrap(), b"sealed");
+    assert_eq!(store.state(A).unwrap(), Some(JobState::Finished));
+}
+
+fn a_round_is_used_once(store: &dyn Store) {
+    store.begin(A, DIGEST).unwrap();
+    store.begin(B, DIGEST).unwrap();
+    let used = |round| matches!(store.advance(A, round), Err(StoreError::UsedMaterial { round: r, .. }) if r == round);
+    for round in (0..3).chain([7, RESERVE - 1, RESERVE, 3 * RESERVE]) {
+        store.advance(A, round).unwrap();
+        assert!(used(round) && used(0) && used(round.saturating_sub(1)));
+    }
+    store.advance(B, 0).unwrap(); // every job has its own cursor
+    store.advance(A, u32::MAX).unwrap();
+    assert!(used(u32::MAX) && used(5));
+}
+
+fn checks_go_one_at_a_time(store: &dyn Store) {
+    let refused = |result| matches!(result, Err(StoreError::CheckOrder { .. }));
+    store.begin(A, DIGEST).unwrap();
+    assert_eq!(store.open_check(A).unwrap(), None);
+    assert!(refused(store.check_passed(A, 0)), "passed without having been opened");
+    store.check_opened(A, 0).unwrap();
+    assert_eq!(store.open_check(A).unwrap(), Some(0));
+    assert!(refused(store.check_opened(A, 0)), "opened twice");
+    assert!(refused(store.check_opened(A, 1)), "two at once");
+    assert!(refused(store.check_passed(A, 1)), "another one passed");
+    store.check_passed(A, 0).unwrap();
+    assert_eq!(store.open_check(A).unwrap(), None);
+    assert!(refused(store.check_passed(A, 0)) && refused(store.check_opened(A, 0)), "once more");
+    store.check_opened(A, 5).unwrap();
+    assert!(refused(store.check_opened(A, 6)));
+    store.check_passed(A, 5).unwrap();
+    assert!(refused(store.check_opened(A, 4)), "back");
+}
+
+fn segments_come_back_and_are_dropped(store: &dyn Store) {
+    store.begin(A, DIGEST).unwrap();
+    store.begin(B, DIGEST).unwrap();
+    for index in [0, 1, 2, u32::MAX] {
+        store.put_segment(A, index, &vec![index as u8; 1000]).unwrap();
+    }
+    store.put_segment(B, 1, b"of another job").unwrap();
+    store.put_segment(A, 1, &[1; 1000]).unwrap();
+    assert!(matches!(store.put_segment(A, 1, &[7; 1000]), Err(StoreError::SegmentDiffers { index: 1, .. })));
+    assert_eq!(store.segment(A, 1).unwrap().unwrap(), [1; 1000]);
+    assert_eq!(store.segment(A, 3).unwrap(), None);
+    assert_eq!(store.segments(A).unwrap(), Held { count: 4, bytes: 4000 });
+    store.drop_segments_below(A, 2).unwrap();
+    assert_eq!(store.segments(A).unwrap(), Held { count: 2, bytes: 2000 });
+    assert_eq!(store.segment(A, 1).unwrap(), None);
+    assert!(store.segment(A, 2).unwrap().is_some());
+    assert_eq!(store.segments(B).unwrap(), Held { count: 1, bytes: 14 });
+}
+
+fn what_is_forgotten_stays_burnt(store: &dyn Store) {
+    store.begin(A, DIGEST).unwrap();
+    store.begin(B, DIGEST).unwrap();
+    for index in [0, u32::MAX] {
+        store.put_segment(A, index, b"bulk").unwrap();
+        store.put_segment(B, index, b"bulk").unwrap();
+    }
+    assert!(matches!(store.forget(A), Err(StoreError::StillRunning { .. })));
+    assert!(matches!(store.drop_record(A), Err(StoreError::StillRunning { .. })));
+    store.finish(A, b"record").unwrap();
+    store.forget(A).unwrap();
+    assert_eq!(store.segments(A).unwrap(), Held::default());
+    assert_eq!(store.segments(B).unwrap().count, 2);
+    assert_eq!(store.record(A).unwrap().unwrap(), b"record");
+    store.drop_record(A).unwrap();
+    assert_eq!(store.record(A).unwrap(), None);
+    assert_eq!(store.jobs().unwrap()[0], Job { nonce: A, digest: DIGEST, state: JobState::Finished });
+    assert!(matches!(store.begin(A, DIGEST), Err(StoreError::AlreadyStarted { .. })));
+}
+
+fn unknown_jobs_are_named(store: &dyn Store) {
+    let unknown = |result| matches!(result, Err(StoreError::Unknown { job }) if job == "01010101");
+    assert_eq!(store.state(A).unwrap(), None);
+    assert!(unknown(store.finish(A, b"")) && unknown(store.fail(A, "")) && unknown(store.advance(A, 0)));
+    assert!(unknown(store.check_opened(A, 0)) && unknown(store.check_passed(A, 0)));
+    assert!(unknown(store.put_segment(A, 0, b"")) && unknown(store.drop_segments_below(A, 1)));
+    assert!(unknown(store.forget(A)) && unknown(store.drop_record(A)));
+    assert!(unknown(store.open_check(A).map(drop)) && unknown(store.segment(A, 0).map(drop)));
+    assert!(unknown(store.segments(A).map(drop)) && unknown(store.record(A).map(drop)));
+}
+
+macro_rules! battery {
+    ($room:ident, $with_store:expr, [$($test:ident),* $(,)?]) => {
+        mod $room {
+            $(#[test]
+            fn $test() {
+                $with_store(super::$test)
+            })*
+        }
+    };
+}
+
+macro_rules! whole_battery {
+    ($room:ident, $with_store:expr) => {
+        battery!(
+            $room,
+            $with_store,
+            [
+                nonces_are_burnt_by_begin,
+                an_outcome_never_changes,
+                a_round_is_used_once,
+                checks_go_one_at_a_time,
+                segments_come_back_and_are_dropped,
+                what_is_forgotten_stays_burnt,
+                unknown_jobs_are_named,
+            ]
+        );
+    };
+}
+
+whole_battery!(in_memory, |test: fn(&dyn super::Store)| test(&super::MemoryStore::new()));
+
+#[cfg(feature = "net")]
+whole_battery!(on_disk, |test: fn(&dyn super::Store)| {
+    let dir = tempfile::tempdir().unwrap();
+    test(&super::RedbStore::open(dir.path().join("store")).unwrap())
+});
+
+#[cfg(feature = "net")]
+mod disk {
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+        process::Command,
+        sync::OnceLock,
+    };
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn refused(path: &Path) -> StoreError {
+        RedbStore::open(path).err().expect("this store must be refused")
+    }
+
+    fn witness(path: &Path) -> PathBuf {
+        PathBuf::from(format!("{}.witness", path.display()))
+    }
+
+    /// A store with one running job of which rounds 0 to 9 are used, and one finished.
+    fn used(path: &Path) {
+        let store = RedbStore::open(path).unwrap();
+        store.begin(A, DIGEST).unwrap();
+        (0..10).for_each(|round| store.advance(A, round).unwrap());
+        store.begin(B, DIGEST).unwrap();
+        store.finish(B, b"record").unwrap();
+    }
+
+    #[test]
+    fn after_a_restart_everything_used_is_still_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        used(&path);
+        let store = RedbStore::open(&path).unwrap();
+        store.check_opened(A, 3).unwrap();
+        drop(store);
+        let store = RedbStore::open(&path).unwrap();
+        assert_eq!(store.interrupted().unwrap().iter().map(|job| job.nonce).collect::<Vec<_>>(), [A]);
+        assert!(matches!(store.begin(A, DIGEST), Err(StoreError::AlreadyStarted { .. })));
+        assert!(matches!(store.begin(B, [0; 32]), Err(StoreError::NonceReused { .. })));
+        for round in 0..10 {
+            assert!(matches!(store.advance(A, round), Err(StoreError::UsedMaterial { .. })));
+        }
+        assert_eq!(store.open_check(A).unwrap(), Some(3));
+        assert_eq!(store.record(B).unwrap().unwrap(), b"record");
+        store.fail(A, "the node was restarted").unwrap();
+        assert!(store.interrupted().unwrap().is_empty());
+    }
+
+    /// Run by the tests below in a process of its own.
+    #[test]
+    #[ignore = "a part of other tests"]
+    fn child() {
+        let path = std::env::var_os("BEAVERDAM_TEST_STORE").expect("run by another test");
+        match std::env::var("BEAVERDAM_TEST_STORE_DO").as_deref() {
+            Ok("open") => assert!(matches!(refused(Path::new(&path)), StoreError::InUse { .. })),
+            Ok("die") => {
+                let store = RedbStore::open(path).unwrap();
+                store.begin(A, DIGEST).unwrap();
+                (0..RESERVE + 10).for_each(|round| store.advance(A, round).unwrap());
+                store.check_opened(A, 0).unwrap();
+                store.put_segment(A, 0, b"not durable").unwrap();
+                std::process::abort();
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn in_another_process(what: &str, path: &Path) -> std::process::ExitStatus {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::tests::disk::child", "--ignored", "--nocapture"])
+            .env("BEAVERDAM_TEST_STORE", path)
+            .env("BEAVERDAM_TEST_STORE_DO", what)
+            .status()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_second_opening_is_refused_in_this_process_and_in_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let first = RedbStore::open(&path).unwrap();
+        assert!(matches!(refused(&path), StoreError::InUse { .. }));
+        assert!(in_another_process("open", &path).success());
+        // Without its witness (removed, so that its lock is gone too) the file is still locked.
+        let count = fs::read(witness(&path)).unwrap();
+        fs::remove_file(witness(&path)).unwrap();
+        fs::write(witness(&path), count).unwrap();
+        assert!(matches!(refused(&path), StoreError::InUse { .. }));
+        drop(first);
+        RedbStore::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_dies_has_used_what_it_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        assert!(!in_another_process("die", &path).success());
+        let store = RedbStore::open(&path).unwrap();
+        assert_eq!(store.interrupted().unwrap().len(), 1, "the child reached its job");
+        for round in [0, RESERVE, RESERVE + 9] {
+            assert!(matches!(store.advance(A, round), Err(StoreError::UsedMaterial { .. })));
+        }
+        store.advance(A, 2 * RESERVE).unwrap();
+        assert_eq!(store.open_check(A).unwrap(), Some(0));
+    }
+
+    #[test]
+    fn an_old_copy_of_the_store_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        used(&path);
+        let (old, old_witness) = (fs::read(&path).unwrap(), fs::read(witness(&path)).unwrap());
+        let store = RedbStore::open(&path).unwrap();
+        store.advance(A, 5000).unwrap();
+        drop(store);
+        let new = fs::read(&path).unwrap();
+
+        fs::write(&path, &old).unwrap();
+        assert!(matches!(refused(&path), StoreError::RolledBack { .. }));
+        fs::write(&path, b"").unwrap();
+        assert!(matches!(refused(&path), StoreError::RolledBack { found: 0, .. }));
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(refused(&path), StoreError::RolledBack { found: 0, .. }));
+
+        fs::write(&path, &new).unwrap();
+        fs::remove_file(witness(&path)).unwrap();
+        assert!(matches!(refused(&path), StoreError::NoWitness { .. }));
+        for torn in [&b""[..], &[0; 16], &old_witness[..15], &[&old_witness[..], &[0]].concat()] {
+            fs::write(witness(&path), torn).unwrap();
+            assert!(matches!(refused(&path), StoreError::NoWitness { .. }));
+        }
+        // What the module's documentation admits: both from the past are not
+        // noticed, but the job is reported as interrupted.
+        fs::write(&path, &old).unwrap();
+        fs::write(witness(&path), &old_witness).unwrap();
+        assert_eq!(RedbStore::open(&path).unwrap().interrupted().unwrap().len(), 1);
+        // A crash between the two writes leaves the witness behind the store: sound.
+        fs::write(&path, &new).unwrap();
+        fs::write(witness(&path), &old_witness).unwrap();
+        RedbStore::open(&path).unwrap();
+    }
+
+    #[test]
+    fn garbage_and_cut_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        used(&path);
+        let whole = fs::read(&path).unwrap();
+        let text = b"this is no store\n".repeat(1000);
+        let torn = [1, 9, 100, 4096, 5000, whole.len() / 2, whole.len() - 1].map(|len| &whole[..len]);
+        for bytes in torn.into_iter().chain([&text[..], &[0; 8192], &[0xff; 8192]]) {
+            fs::write(&path, bytes).unwrap();
+            let error = refused(&path);
+            assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_files_are_this_users_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        used(&path);
+        for file in [&path, &witness(&path)] {
+            assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        /// Whatever bytes change, opening neither panics nor makes used material unused.
+        #[test]
+        fn changed_bytes_never_give_material_back(at in any::<prop::sample::Index>(), flip in prop::collection::vec(1u8.., 1..64)) {
+            static USED: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("store");
+            let (store, count) = USED.get_or_init(|| {
+                used(&path);
+                (fs::read(&path).unwrap(), fs::read(witness(&path)).unwrap())
+            });
+            fs::write(witness(&path), count).unwrap();
+            let mut bytes = store.clone();
+            let used_part = bytes.iter().rposition(|&b| b != 0).unwrap();
+            let start = at.index(used_part);
+            for (byte, flip) in bytes[start..].iter_mut().zip(&flip) {
+                *byte ^= flip;
+            }
+            fs::write(&path, bytes).unwrap();
+            if let Ok(store) = RedbStore::open(&path) {
+                prop_assert!(store.begin(A, DIGEST).is_err());
+                prop_assert!(store.advance(A, 9).is_err());
+            }
+        }
+    }
+}
