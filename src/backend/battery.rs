@@ -185,21 +185,27 @@ fn expand<B: Backend>(b: &B) {
     }
 }
 
-fn thresholds() -> Vec<Fp61> {
-    [0, 1, 1 << 59, P / 2, P - 1].map(|w| Fp61::new(w).unwrap()).to_vec()
+const THRESHOLDS: [i64; 6] = [0, 1, -1, 1 << 59, -(1 << 59), 12345 << 16];
+
+/// The digit of c − T over the integers.
+fn shifted_down(c: Fp61, threshold: i64, by: u8) -> i128 {
+    (i128::from(c.word()) - i128::from(threshold)).div_euclid(1 << by)
 }
 
 fn shift_public<B: Backend>(b: &B) {
     for n in LENGTHS {
         for by in [0, 1, 16, 31, 59, 60, 61] {
-            for thresholds in [&thresholds()[..1], &thresholds(), &[]] {
+            for thresholds in [&THRESHOLDS[..1], &THRESHOLDS, &[]] {
                 let c = edges(n, u64::from(by));
                 let (shifted, wraps) = b.shift_public(&b.load(c.clone()), thresholds, by);
-                let masked: Vec<u64> = thresholds.iter().flat_map(|t| c.iter().map(|c| less(*c, *t))).collect();
-                let expected: Vec<_> = masked.iter().map(|c| Fp61::reduce(c >> by)).collect();
+                let expected: Vec<_> = thresholds
+                    .iter()
+                    .flat_map(|t| c.iter().map(move |c| shifted_down(*c, *t, by).rem_euclid(i128::from(P))))
+                    .map(|word| Fp61::new(word as u64).unwrap())
+                    .collect();
                 equal(&format!("shift by {by}"), b, &shifted, &expected);
-                let wrap = |c: &u64| Fp61::reduce((1 - (c >> 60)) << (61 - by));
-                let expected: Vec<_> = masked.iter().map(wrap).collect();
+                let wrap = |c: &Fp61| Fp61::reduce((1 - (c.word() >> 60)) << (61 - by));
+                let expected: Vec<_> = thresholds.iter().flat_map(|_| c.iter().map(wrap)).collect();
                 equal(&format!("wrap of a shift by {by}"), b, &wraps, &expected);
             }
         }
@@ -213,16 +219,15 @@ fn leaf<B: Backend>(b: &B) {
         let rows = 1usize << bits;
         let (one_hot, carry) = (random(rows * n, 12), random(rows * n, 13));
         let (held, held_carry) = (b.load(one_hot.clone()), b.load(carry.clone()));
-        for thresholds in [&thresholds()[..1], &thresholds(), &[]] {
+        for thresholds in [&THRESHOLDS[..1], &THRESHOLDS, &[]] {
             let c = edges(n, u64::from(from));
             for with_carry in [false, true] {
                 let (mut greater, mut equals) = (Vec::new(), Vec::new());
                 for t in thresholds {
                     for (i, c) in c.iter().enumerate() {
-                        let c = less(*c, *t);
-                        let u = (c >> from) as usize % rows;
+                        let u = shifted_down(*c, *t, from).rem_euclid(rows as i128) as usize;
                         let sum: Fp61 = (u + 1..rows).map(|v| one_hot[v * n + i]).sum();
-                        let carried = if with_carry && c >> 60 == 0 { carry[u * n + i] } else { Fp61::ZERO };
+                        let carried = if with_carry && c.word() >> 60 == 0 { carry[u * n + i] } else { Fp61::ZERO };
                         greater.push(sum + carried);
                         equals.push(one_hot[u * n + i]);
                     }
@@ -279,9 +284,6 @@ fn wide(x: Fp61) -> u128 {
 }
 
 /// (c − t) mod p
-fn less(c: Fp61, t: Fp61) -> u64 {
-    ((wide(c) + u128::from(P) - wide(t)) % u128::from(P)) as u64
-}
 
 fn nest(outer: usize, axis: usize, inner: usize, word: impl Fn(usize, usize, usize) -> Fp61) -> Vec<Fp61> {
     let index = |i: usize| word(i / (axis * inner), i / inner % axis, i % inner);

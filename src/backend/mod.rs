@@ -9,6 +9,8 @@
 pub(crate) mod battery;
 pub mod cpu;
 
+use std::borrow::Cow;
+
 use crate::field::Fp61;
 use crate::prg::Stream;
 use crate::tensor::{Dims, View};
@@ -39,8 +41,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// Makes words resident.
     fn load(&self, words: Vec<Fp61>) -> Self::Words;
-    /// The words, back on the host.
-    fn read(&self, words: &Self::Words) -> Result<Vec<Fp61>, BackendError>;
+    /// The words on the host; a backend in the host's memory lends them.
+    fn read<'a>(&self, words: &'a Self::Words) -> Result<Cow<'a, [Fp61]>, BackendError>;
     /// How many words.
     fn len(&self, words: &Self::Words) -> usize;
 
@@ -64,20 +66,23 @@ pub trait Backend: Clone + Send + Sync + 'static {
         b: &Self::Words,
         k: Fp61,
     ) -> Self::Words;
-    /// Public words for the exact shift of a masked opening c (protocols.md
-    /// section 5 and 8): for each threshold T and each word,
-    /// c' = (c − T) mod p, giving `(c' >> by, (1 − msb c')·2^(61 − by))`,
-    /// each of `thresholds.len() · len(c)` words, threshold-major.
-    fn shift_public(&self, c: &Self::Words, thresholds: &[Fp61], by: u8) -> (Self::Words, Self::Words);
-    /// Comparison leaves of one digit (protocols.md section 8). `one_hot` has
-    /// 2^bits rows of len(c) words, row v the share of \[digit of r = v\]; with
-    /// u = the digit of c' = (c − T) mod p that starts at bit `from`:
-    /// G = Σ_{v > u} one_hot\[v\] (+ (1 − msb c')·carry\[u\] if given), P = one_hot\[u\],
+    /// Public words for the exact shift of a masked opening c (docs/protocols.md,
+    /// truncation and comparison): for each threshold T, |T| ≤ 2^60, and each
+    /// word, `((c − T) >> by, (1 − msb c)·2^(61 − by))`, each of
+    /// `thresholds.len() · len(c)` words, threshold-major. c − T is taken over
+    /// the integers and shifted arithmetically: whether x + r wrapped modulo p
+    /// is decided by c alone, so one wrap bit and the bits of r below those of
+    /// T serve every threshold.
+    fn shift_public(&self, c: &Self::Words, thresholds: &[i64], by: u8) -> (Self::Words, Self::Words);
+    /// Comparison leaves of one digit (docs/protocols.md, comparison). `one_hot`
+    /// has 2^bits rows of len(c) words, row v the share of \[digit of r = v\];
+    /// with u = the digit of c − T (as above) that starts at bit `from`:
+    /// G = Σ_{v > u} one_hot\[v\] (+ (1 − msb c)·carry\[u\] if given), P = one_hot\[u\],
     /// each of `thresholds.len() · len(c)` words, threshold-major.
     fn leaf(
         &self,
         c: &Self::Words,
-        thresholds: &[Fp61],
+        thresholds: &[i64],
         from: u8,
         bits: u8,
         one_hot: &Self::Words,

@@ -12,6 +12,7 @@ mod evaluate;
 pub mod graph;
 #[doc(hidden)]
 pub mod ideal;
+mod lower;
 pub mod plan;
 #[doc(hidden)]
 pub mod random;
@@ -23,5 +24,6 @@ pub use check::{MAX_NAME, MAX_REPEAT, MAX_SHIFT, MAX_VALUES, SIGMOID_SLACK};
 pub use dry_run::{DryRun, MAX_DRY_ELEMENTS, Seen};
 pub use error::ProgramError;
 pub use graph::{MAX_DEPTH, Signature, Type};
+pub use lower::{MAX_PRIMS, PlanError};
 pub use serial::{MAX_BYTES, Program};
 pub use types::{BOUND, DEFAULT_FRAC, MAX_FRAC};

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::field::Fp61;
+use crate::program::graph::Type;
 use crate::roster::{Degree, Roster};
 use crate::tensor::{Dims, Shape, View};
 
@@ -14,11 +15,21 @@ pub struct Sec(pub u32);
 /// A public register (an opened word or a constant): written once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Pub(pub u32);
+/// Either kind of register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reg {
+    /// secret
+    Sec(Sec),
+    /// public
+    Pub(Pub),
+}
 /// The number of a material op in [`Plan::material`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MaterialId(pub u32);
 
-/// One step of one node.
+/// One step of one node. Fields are registers and numbers of the plan; each
+/// variant's text gives the formula.
+#[allow(missing_docs)] // the fields are the letters of the formulas
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Prim {
     /// This node's share of an input.
@@ -37,11 +48,11 @@ pub enum Prim {
     Draw { material: MaterialId, part: Part, out: Sec },
     /// c + D·b + a·E + D·E.
     Beaver { dims: Dims, c: Sec, d: Pub, e: Pub, a: Sec, b: Sec, out: Sec },
-    /// (c' >> by) − high + (1 − msb c')·2^(61−by)·msb for each threshold
-    /// (protocols.md sections 5 and 8).
-    Shift { c: Pub, thresholds: Vec<Fp61>, by: u8, high: Sec, msb: Sec, out: Sec },
+    /// (c' >> by) − high + (1 − msb c')·2^(61−by)·msb + constant for each
+    /// threshold (docs/protocols.md, truncation and comparison).
+    Shift { c: Pub, thresholds: Vec<i64>, by: u8, high: Sec, msb: Sec, constant: Fp61, out: Sec },
     /// Comparison leaves of one digit.
-    Leaf { c: Pub, thresholds: Vec<Fp61>, from: u8, bits: u8, one_hot: Sec, carry: Option<Sec>, g: Sec, p: Sec },
+    Leaf { c: Pub, thresholds: Vec<i64>, from: u8, bits: u8, one_hot: Sec, carry: Option<Sec>, g: Sec, p: Sec },
     /// Opens x (degree t). Interactive.
     Open { x: Sec, out: Pub },
     /// Opens x·y + mask + \[0\]_2t (degree 2t). Interactive.
@@ -50,6 +61,74 @@ pub enum Prim {
     /// opening. Interactive. In SPDZ the MACs of a matrix product are made
     /// only inside the check (protocols.md section 4, lazy).
     OpenBeaver { dims: Dims, c: Sec, d: Pub, e: Pub, a: Sec, b: Sec, mask: Sec, out: Pub },
+}
+
+impl Prim {
+    /// Whether the step opens words, and so ends its round.
+    pub fn interactive(&self) -> bool {
+        matches!(self, Prim::Open { .. } | Prim::OpenProduct { .. } | Prim::OpenBeaver { .. })
+    }
+
+    /// Calls back for every register read.
+    pub fn reads(&self, mut read: impl FnMut(Reg)) {
+        let mut secrets = |xs: &[Sec], ps: &[Pub]| {
+            xs.iter().for_each(|x| read(Reg::Sec(*x)));
+            ps.iter().for_each(|p| read(Reg::Pub(*p)));
+        };
+        match self {
+            Prim::Input { .. } | Prim::Constant { .. } | Prim::Draw { .. } => {}
+            Prim::Linear { secret, public, .. } => {
+                secret.iter().for_each(|(_, x)| secrets(&[*x], &[]));
+                public.iter().for_each(|(_, p)| secrets(&[], &[*p]));
+            }
+            Prim::View { inputs, .. } => secrets(inputs, &[]),
+            Prim::ViewPublic { inputs, .. } => secrets(&[], inputs),
+            Prim::Scale { x, p, .. } => secrets(&[*x], &[*p]),
+            Prim::Beaver { c, d, e, a, b, .. } => secrets(&[*c, *a, *b], &[*d, *e]),
+            Prim::OpenBeaver { c, d, e, a, b, mask, .. } => secrets(&[*c, *a, *b, *mask], &[*d, *e]),
+            Prim::Shift { c, high, msb, .. } => secrets(&[*high, *msb], &[*c]),
+            Prim::Leaf { c, one_hot, carry, .. } => {
+                secrets(&[*one_hot], &[*c]);
+                carry.iter().for_each(|x| secrets(&[*x], &[]));
+            }
+            Prim::Open { x, .. } => secrets(&[*x], &[]),
+            Prim::OpenProduct { x, y, mask, .. } => secrets(&[*x, *y, *mask], &[]),
+        }
+    }
+
+    /// Calls back for every register written.
+    pub fn writes(&self, mut write: impl FnMut(Reg)) {
+        self.written_sec().for_each(|s| write(Reg::Sec(s)));
+        self.written_pub().into_iter().for_each(|p| write(Reg::Pub(p)));
+    }
+
+    /// The secret registers written: none, one, or two.
+    pub fn written_sec(&self) -> impl Iterator<Item = Sec> {
+        let written = match self {
+            Prim::Input { out, .. }
+            | Prim::Linear { out, .. }
+            | Prim::View { out, .. }
+            | Prim::Scale { out, .. }
+            | Prim::Draw { out, .. }
+            | Prim::Beaver { out, .. }
+            | Prim::Shift { out, .. } => [Some(*out), None],
+            Prim::Leaf { g, p, .. } => [Some(*g), Some(*p)],
+            _ => [None, None],
+        };
+        written.into_iter().flatten()
+    }
+
+    /// The public register written, if any.
+    pub fn written_pub(&self) -> Option<Pub> {
+        match self {
+            Prim::Constant { out, .. }
+            | Prim::ViewPublic { out, .. }
+            | Prim::Open { out, .. }
+            | Prim::OpenProduct { out, .. }
+            | Prim::OpenBeaver { out, .. } => Some(*out),
+            _ => None,
+        }
+    }
 }
 
 /// A part of a material op; the number is the `part` of a stream's address.
@@ -81,6 +160,7 @@ impl Part {
 }
 
 /// One piece of correlated randomness.
+#[allow(missing_docs)] // the fields are the letters of the texts
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Material {
     /// n uniform words.
@@ -144,6 +224,8 @@ pub struct Round {
     pub open: Vec<u32>,
     /// Δ words below this offset must be verified and agreed before the batch leaves
     pub stream_until: u64,
+    /// Δ words below this offset are not needed by any later round
+    pub stream_from: u64,
     /// whether an SPDZ check runs after this round's openings
     pub check: bool,
     /// secret registers that die with this round
@@ -159,6 +241,8 @@ pub struct InputPlan {
     pub name: String,
     /// who gives it (a name of the program, bound to a key by the manifest)
     pub owner: String,
+    /// how its words are read
+    pub ty: Type,
     /// its shape
     pub shape: Shape,
     /// words of its Δ: n for Shamir, 2n for SPDZ
@@ -166,16 +250,21 @@ pub struct InputPlan {
 }
 
 /// An output as the engine sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OutputPlan {
     /// its name in the program
     pub name: String,
     /// who may read it
     pub reader: String,
+    /// how its words are read
+    pub ty: Type,
     /// its shape
     pub shape: Shape,
     /// the register
     pub value: Sec,
+    /// bound on the absolute difference from real arithmetic on the inputs as
+    /// given, in real units; infinite where none can be shown
+    pub error: f64,
 }
 
 /// A program lowered for a roster.

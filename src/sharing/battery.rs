@@ -86,15 +86,16 @@ impl<S: Sharing<Backend = Cpu>> World<S> {
         let opened = self.each(|_, node| {
             let Decoded { words, blamed } = node.decode(degree, shares).unwrap();
             assert!(blamed.is_empty());
-            self.cpu.read(&words).unwrap()
+            self.cpu.read(&words).unwrap().into_owned()
         });
         assert!(opened.iter().all(|words| *words == opened[0]));
-        opened[0].clone()
+        opened[0].to_vec()
     }
     /// What the nodes seal for the owner.
     pub(super) fn outputs(&self, x: &Shares<S>) -> Vec<(Slot, Vec<Fp61>)> {
         let output = |i: usize, node: &S| {
-            let words = node.output(&x[i]).iter().flat_map(|words| self.cpu.read(words).unwrap()).collect();
+            let words =
+                node.output(&x[i]).iter().flat_map(|words| self.cpu.read(words).unwrap().into_owned()).collect();
             (node.slot(), words)
         };
         self.each(output)
@@ -181,7 +182,7 @@ fn views<S: Sharing<Backend = Cpu>>(world: &mut World<S>) {
         let viewed = world.each(|i, node| node.view(&view, &shares.iter().map(|x| &x[i]).collect::<Vec<_>>()));
         let plain: Vec<_> = inputs.into_iter().map(|x| world.cpu.load(x)).collect();
         let plain = world.cpu.view(&view, &plain.iter().collect::<Vec<_>>());
-        assert_eq!(world.open(&viewed), world.cpu.read(&plain).unwrap());
+        assert_eq!(world.open(&viewed), world.cpu.read(&plain).unwrap().into_owned());
     }
 }
 
@@ -201,7 +202,8 @@ fn public_products<S: Sharing<Backend = Cpu>>(world: &mut World<S>) {
 fn leaves<S: Sharing<Backend = Cpu>>(world: &mut World<S>) {
     let (n, bits, from) = (3, 2, 4);
     // Any words do: the leaves are linear in the rows.
-    let (rows, carry, c, thresholds) = (world.words(n << bits), world.words(n << bits), world.words(n), world.words(2));
+    let (rows, carry, c) = (world.words(n << bits), world.words(n << bits), world.words(n));
+    let thresholds = [-(5i64 << from), 1 << 40];
     let (s_rows, s_carry) = (world.deal(&rows), world.deal(&carry));
     let (p_rows, p_carry) = (world.cpu.load(rows), world.cpu.load(carry));
     let c = world.cpu.load(c);
@@ -210,8 +212,8 @@ fn leaves<S: Sharing<Backend = Cpu>>(world: &mut World<S>) {
             world.each(|i, node| node.leaf(&c, &thresholds, from, bits, &s_rows[i], with_carry.then_some(&s_carry[i])));
         let (g, p) = shares.into_iter().unzip();
         let (pg, pp) = world.cpu.leaf(&c, &thresholds, from, bits, &p_rows, with_carry.then_some(&p_carry));
-        assert_eq!(world.open(&g), world.cpu.read(&pg).unwrap());
-        assert_eq!(world.open(&p), world.cpu.read(&pp).unwrap());
+        assert_eq!(world.open(&g), world.cpu.read(&pg).unwrap().into_owned());
+        assert_eq!(world.open(&p), world.cpu.read(&pp).unwrap().into_owned());
     }
 }
 

@@ -176,7 +176,7 @@ pub trait Sharing: Send + Sync + 'static {
     fn leaf(
         &self,
         c: &Words<Self>,
-        thresholds: &[Fp61],
+        thresholds: &[i64],
         from: u8,
         bits: u8,
         one_hot: &Self::Secret,

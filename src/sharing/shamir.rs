@@ -119,7 +119,7 @@ impl<B: Backend> Sharing for Shamir<B> {
     fn leaf(
         &self,
         c: &B::Words,
-        thresholds: &[Fp61],
+        thresholds: &[i64],
         from: u8,
         bits: u8,
         one_hot: &Self::Secret,
@@ -238,7 +238,7 @@ impl Dealer for ShamirDealer {
         let code = Code::new(shares.keys().copied().collect(), self.roster.degree(Degree::T));
         let words: Vec<_> = shares.values().map(|words| cpu.load(words.to_vec())).collect();
         let decoded = code.decode(&cpu, self.roster, &words.iter().collect::<Vec<_>>())?;
-        let words = Zeroizing::new(cpu.read(&decoded.words).map_err(DecodeError::from)?);
+        let words = Zeroizing::new(cpu.read(&decoded.words).map_err(DecodeError::from)?.into_owned());
         Ok(Verified { words, blamed: decoded.blamed })
     }
 }

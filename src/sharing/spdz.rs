@@ -216,7 +216,7 @@ impl<B: Backend> Sharing for Spdz<B> {
     fn leaf(
         &self,
         c: &B::Words,
-        thresholds: &[Fp61],
+        thresholds: &[i64],
         from: u8,
         bits: u8,
         one_hot: &Self::Secret,

@@ -102,6 +102,16 @@ impl Opened {
 }
 
 impl Commitment {
+    /// A commitment as it came over the wire; any 32 bytes may claim to be one.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The wire form.
+    pub fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
     /// Commits a sender to a payload. The nonce must be fresh from the
     /// operating system (or, in an insecure seeded test, from the seed) and
     /// used for nothing else.

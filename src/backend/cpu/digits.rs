@@ -5,42 +5,42 @@
 //! added.
 
 use rayon::prelude::*;
+use zeroize::Zeroize;
 
-use super::pool::Wiped;
 use super::{STRIP, TASK, Words, build};
-use crate::field::{Fp61, slice};
+use crate::field::{Fp61, slice, zeros};
 
 /// See [`Backend::shift_public`](crate::backend::Backend::shift_public).
-pub fn shift_public(c: &[Fp61], thresholds: &[Fp61], by: u8) -> (Words, Words) {
+pub fn shift_public(c: &[Fp61], thresholds: &[i64], by: u8) -> (Words, Words) {
     assert!(by <= 61, "a shift by {by} leaves nothing of 61 bits");
     // 2^61 ≡ 1 if by = 0.
     let wrap = Fp61::reduce(1 << (61 - by));
-    let map = |word: fn(u64, u8, Fp61) -> Fp61| {
+    let map = |word: fn(Fp61, i64, u8, Fp61) -> Fp61| {
         build(thresholds.len() * c.len(), 1, |mut first, mut out| {
             while !out.is_empty() {
                 let (threshold, at) = (thresholds[first / c.len()], first % c.len());
                 let (head, rest) = out.split_at_mut(out.len().min(c.len() - at));
-                head.iter_mut().zip(&c[at..]).for_each(|(out, c)| *out = word((*c - threshold).word(), by, wrap));
+                head.iter_mut().zip(&c[at..]).for_each(|(out, c)| *out = word(*c, threshold, by, wrap));
                 (first, out) = (first + head.len(), rest);
             }
         })
     };
-    let shifted = map(|c, by, _| Fp61::reduce(c >> by));
-    let wraps = map(|c, _, wrap| if msb(c) { Fp61::ZERO } else { wrap });
+    let shifted = map(|c, threshold, by, _| Fp61::from_i64(below(c, threshold) >> by));
+    let wraps = map(|c, _, _, wrap| if msb(c) { Fp61::ZERO } else { wrap });
     (shifted, wraps)
 }
 
 /// See [`Backend::leaf`](crate::backend::Backend::leaf).
 pub fn leaf(
     c: &[Fp61],
-    thresholds: &[Fp61],
+    thresholds: &[i64],
     from: u8,
     bits: u8,
     one_hot: &[Fp61],
     carry: Option<&[Fp61]>,
 ) -> (Words, Words) {
     let n = c.len();
-    let (mut greater, mut equal) = (Wiped::zeros(thresholds.len() * n), Wiped::zeros(thresholds.len() * n));
+    let (mut greater, mut equal) = (zeros(thresholds.len() * n), zeros(thresholds.len() * n));
     // A task owns one range of words, of every threshold: the sums over v > u
     // are made once and serve all of them.
     let mut tasks: Vec<Vec<(&mut [Fp61], &mut [Fp61])>> = Vec::new();
@@ -57,11 +57,11 @@ pub fn leaf(
     let run = |(i, task): (usize, Vec<(&mut [Fp61], &mut [Fp61])>)| {
         let at = i * STRIP;
         let len = STRIP.min(n - at);
-        let above = above(one_hot, n, at, len, 1 << bits);
+        let mut above = above(one_hot, n, at, len, 1 << bits);
         for ((greater, equal), threshold) in task.into_iter().zip(thresholds) {
             for i in 0..len {
-                let c = (c[at + i] - *threshold).word();
-                let u = (c >> from) as usize & ((1 << bits) - 1);
+                let c = c[at + i];
+                let u = (below(c, *threshold) >> from) as usize & ((1 << bits) - 1);
                 greater[i] = above[u * len + i];
                 equal[i] = one_hot[u * n + at + i];
                 if let (Some(carry), false) = (carry, msb(c)) {
@@ -69,6 +69,7 @@ pub fn leaf(
                 }
             }
         }
+        above.as_mut_slice().zeroize();
     };
     if n * thresholds.len() <= TASK {
         tasks.into_iter().enumerate().for_each(run);
@@ -79,8 +80,8 @@ pub fn leaf(
 }
 
 /// Row u holds Σ_{v > u} one_hot\[v\], for `len` words from `at` on.
-fn above(one_hot: &[Fp61], n: usize, at: usize, len: usize, rows: usize) -> Wiped {
-    let mut above = Wiped::zeros(rows * len);
+fn above(one_hot: &[Fp61], n: usize, at: usize, len: usize, rows: usize) -> Vec<Fp61> {
+    let mut above = zeros(rows * len);
     for u in (0..rows - 1).rev() {
         let (low, high) = above.split_at_mut((u + 1) * len);
         let row = &mut low[u * len..];
@@ -90,7 +91,12 @@ fn above(one_hot: &[Fp61], n: usize, at: usize, len: usize, rows: usize) -> Wipe
     above
 }
 
+/// c − T over the integers: c < 2^61 and |T| ≤ 2^60, so nothing overflows.
+fn below(c: Fp61, threshold: i64) -> i64 {
+    c.word() as i64 - threshold
+}
+
 /// Bit 60, the highest of a canonical word.
-fn msb(c: u64) -> bool {
-    c >> 60 == 1
+fn msb(c: Fp61) -> bool {
+    c.word() >> 60 == 1
 }

@@ -6,18 +6,18 @@
 
 mod digits;
 mod matrix;
-mod pool;
 mod views;
 
-use rayon::prelude::*;
+use std::borrow::Cow;
 use std::sync::Arc;
+
+use rayon::prelude::*;
 use zeroize::Zeroize;
 
 use super::{Backend, BackendError};
-use crate::field::{Fp61, slice};
+use crate::field::{Fp61, slice, zeros};
 use crate::prg::Stream;
 use crate::tensor::{Dims, View};
-use pool::Wiped;
 
 /// Words of a result that one task computes; smaller results stay on the
 /// calling thread.
@@ -34,19 +34,23 @@ pub struct Cpu;
 #[derive(Clone)]
 pub struct Words(Arc<Wiped>);
 
+struct Wiped(Vec<Fp61>);
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        // A vector that was cut short still holds words past its end.
+        self.0.resize(self.0.capacity(), Fp61::ZERO);
+        self.0.as_mut_slice().zeroize();
+    }
+}
 impl AsRef<[Fp61]> for Words {
     fn as_ref(&self) -> &[Fp61] {
-        &self.0
+        &self.0.0
     }
 }
 impl From<Vec<Fp61>> for Words {
     fn from(words: Vec<Fp61>) -> Self {
-        Wiped::from(words).into()
-    }
-}
-impl From<Wiped> for Words {
-    fn from(words: Wiped) -> Self {
-        Self(Arc::new(words))
+        Self(Arc::new(Wiped(words)))
     }
 }
 
@@ -59,8 +63,8 @@ impl Backend for Cpu {
     fn load(&self, words: Vec<Fp61>) -> Words {
         words.into()
     }
-    fn read(&self, words: &Words) -> Result<Vec<Fp61>, BackendError> {
-        Ok(words.as_ref().to_vec())
+    fn read<'a>(&self, words: &'a Words) -> Result<Cow<'a, [Fp61]>, BackendError> {
+        Ok(Cow::Borrowed(words.as_ref()))
     }
     fn len(&self, words: &Words) -> usize {
         words.as_ref().len()
@@ -89,7 +93,7 @@ impl Backend for Cpu {
                 }
             }),
             Dims::Matmul { k, n, .. } => {
-                let mut out = Wiped::zeros(len);
+                let mut out = zeros(len);
                 matrix::add_product(&mut out, k, n, x, y);
                 out.into()
             }
@@ -133,22 +137,22 @@ impl Backend for Cpu {
             }),
             // c + D·b + (a + k·D)·E
             Dims::Matmul { k: inner, n, .. } => {
-                let mut shifted = Wiped::copy(a);
-                slice::add_scaled(&mut shifted, k, d);
-                let mut out = Wiped::copy(c);
+                let mut shifted = Wiped(a.to_vec());
+                slice::add_scaled(&mut shifted.0, k, d);
+                let mut out = c.to_vec();
                 matrix::add_product(&mut out, inner, n, d, b);
-                matrix::add_product(&mut out, inner, n, &shifted, e);
+                matrix::add_product(&mut out, inner, n, &shifted.0, e);
                 out.into()
             }
         }
     }
-    fn shift_public(&self, c: &Words, thresholds: &[Fp61], by: u8) -> (Words, Words) {
+    fn shift_public(&self, c: &Words, thresholds: &[i64], by: u8) -> (Words, Words) {
         digits::shift_public(c.as_ref(), thresholds, by)
     }
     fn leaf(
         &self,
         c: &Words,
-        thresholds: &[Fp61],
+        thresholds: &[i64],
         from: u8,
         bits: u8,
         one_hot: &Words,
@@ -173,7 +177,7 @@ fn checked(words: &Words, len: usize) -> &[Fp61] {
 /// A vector of `n` words, computed in tasks of whole units: `task` gets the
 /// index of its first word and its words, which are 0.
 fn build(n: usize, unit: usize, task: impl Fn(usize, &mut [Fp61]) + Sync) -> Words {
-    let mut out = Wiped::zeros(n);
+    let mut out = zeros(n);
     let len = (TASK / unit).max(1) * unit;
     if n <= len {
         task(0, &mut out);

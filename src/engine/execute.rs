@@ -1,0 +1,225 @@
+//! The steps of one round on one node's shares: local primitives, the shares
+//! that leave, and what the opened words become.
+
+use super::check::{Owed, Verify};
+use super::error::EngineError;
+use crate::backend::Backend;
+use crate::field::Fp61;
+use crate::prg::{Address, Domain};
+use crate::program::plan::{Demand, MaterialId, Part, Plan, Prim, Pub, Sec};
+use crate::roster::Slot;
+use crate::sharing::{Sharing, Words};
+use crate::tensor::{Dims, View};
+
+/// A node's registers and what it needs to fill them.
+pub(super) struct Machine<S: Sharing> {
+    pub(super) sharing: S,
+    attempt: u32,
+    /// Δ of the inputs; taken when the input is read
+    inputs: Vec<Option<Vec<Fp61>>>,
+    secrets: Vec<Option<S::Secret>>,
+    publics: Vec<Option<Words<S>>>,
+}
+
+impl<S: Verify> Machine<S> {
+    pub(super) fn new(sharing: S, plan: &Plan, attempt: u32, inputs: Vec<Vec<Fp61>>) -> Result<Self, EngineError> {
+        for (i, planned) in plan.inputs.iter().enumerate() {
+            let found = inputs.get(i).map_or(0, Vec::len);
+            if found as u64 != planned.words {
+                return Err(EngineError::Input { input: i, found, expected: planned.words });
+            }
+        }
+        Ok(Self {
+            sharing,
+            attempt,
+            inputs: inputs.into_iter().map(Some).collect(),
+            secrets: plan.sec_lens.iter().map(|_| None).collect(),
+            publics: plan.pub_lens.iter().map(|_| None).collect(),
+        })
+    }
+
+    pub(super) fn secret(&self, x: Sec) -> &S::Secret {
+        self.secrets[x.0 as usize].as_ref().expect("the plan writes a register before it is read")
+    }
+
+    fn public(&self, p: Pub) -> &Words<S> {
+        self.publics[p.0 as usize].as_ref().expect("the plan writes a register before it is read")
+    }
+
+    pub(super) fn free(&mut self, secrets: &[Sec], publics: &[Pub]) {
+        secrets.iter().for_each(|s| self.secrets[s.0 as usize] = None);
+        publics.iter().for_each(|p| self.publics[p.0 as usize] = None);
+    }
+
+    /// Runs one local primitive; `delta` reads the verified, agreed words of
+    /// the dealer's stream.
+    pub(super) fn local(&mut self, plan: &Plan, prim: &Prim, delta: &dyn Fn(u64, u64) -> Vec<Fp61>) {
+        let s = &self.sharing;
+        let secret = match prim {
+            Prim::Constant { constant, out } => {
+                let words = s.backend().load(plan.constants[*constant as usize].clone());
+                self.publics[out.0 as usize] = Some(words);
+                return;
+            }
+            Prim::ViewPublic { view, inputs, out } => {
+                let inputs: Vec<_> = inputs.iter().map(|p| self.public(*p)).collect();
+                self.publics[out.0 as usize] = Some(s.backend().view(view, &inputs));
+                return;
+            }
+            Prim::Leaf { c, thresholds, from, bits, one_hot, carry, g, p } => {
+                let carry = carry.map(|c| self.secret(c));
+                let (g_share, p_share) =
+                    s.leaf(self.public(*c), thresholds, *from, *bits, self.secret(*one_hot), carry);
+                self.secrets[g.0 as usize] = Some(g_share);
+                self.secrets[p.0 as usize] = Some(p_share);
+                return;
+            }
+            Prim::Input { input, .. } => {
+                let n = plan.inputs[*input as usize].shape.len();
+                let delta = self.inputs[*input as usize].take().expect("the plan reads each input once");
+                let address =
+                    Address { domain: Domain::Value, input: true, op: *input, part: 0, attempt: self.attempt };
+                s.draw(address, n, true, &delta)
+            }
+            Prim::Linear { secret, public, constant, out } => {
+                let secret: Vec<_> = secret.iter().map(|(k, x)| (*k, self.secret(*x))).collect();
+                let public: Vec<_> = public.iter().map(|(k, p)| (*k, self.public(*p))).collect();
+                s.linear(plan.sec_lens[out.0 as usize], &secret, &public, *constant)
+            }
+            Prim::View { view, inputs, .. } => {
+                let inputs: Vec<_> = inputs.iter().map(|x| self.secret(*x)).collect();
+                s.view(view, &inputs)
+            }
+            Prim::Scale { dims, x, p, left: false, .. } => s.times_public(*dims, self.secret(*x), self.public(*p)),
+            Prim::Scale { dims, x, p, left: true, .. } => s.public_times(*dims, self.public(*p), self.secret(*x)),
+            Prim::Draw { material, part, .. } => {
+                let (n, dealt, offset) = part_of::<S>(plan, *material, *part);
+                let words = S::delta_words(plan.roster, n, dealt) as u64;
+                s.draw(self.material_address(*material, *part), n, dealt, &delta(offset, words))
+            }
+            Prim::Beaver { dims, c, d, e, a, b, .. } => {
+                s.beaver(*dims, self.secret(*c), self.public(*d), self.public(*e), self.secret(*a), self.secret(*b))
+            }
+            Prim::Shift { c, thresholds, by, high, msb, constant, out } => {
+                let n = plan.sec_lens[out.0 as usize];
+                let (quotient, weight) = s.backend().shift_public(self.public(*c), thresholds, *by);
+                let (high, msb) = (self.secret(*high), self.secret(*msb));
+                let times = thresholds.len();
+                let repeat = View::Repeat { outer: 1, times, inner: n / times };
+                let spread = |x: &S::Secret| if times == 1 { x.clone() } else { s.view(&repeat, &[x]) };
+                let wrapped = s.times_public(Dims::Elementwise(n), &spread(msb), &weight);
+                let terms = [(-Fp61::ONE, &spread(high)), (Fp61::ONE, &wrapped)];
+                s.linear(n, &terms, &[(Fp61::ONE, &quotient)], *constant)
+            }
+            Prim::Open { .. } | Prim::OpenProduct { .. } | Prim::OpenBeaver { .. } => {
+                unreachable!("the planner keeps openings apart")
+            }
+        };
+        for out in prim.written_sec() {
+            // One output each: Leaf, the exception, has returned above.
+            self.secrets[out.0 as usize] = Some(secret);
+            break;
+        }
+    }
+
+    /// This node's share of one opening.
+    pub(super) fn share(&self, prim: &Prim) -> Words<S> {
+        let s = &self.sharing;
+        match prim {
+            Prim::Open { x, .. } => s.opening(self.secret(*x)),
+            Prim::OpenProduct { dims, x, y, mask, zero, .. } => {
+                let product = s.product(*dims, self.secret(*x), self.secret(*y));
+                s.masked_product(product, self.secret(*mask), self.material_address(*zero, Part::Value))
+            }
+            Prim::OpenBeaver { dims: Dims::Elementwise(_), .. } => s.opening(&self.beaver_masked(prim)),
+            Prim::OpenBeaver { dims, c, d, e, a, b, mask, .. } => s.masked_beaver(
+                *dims,
+                self.secret(*c),
+                self.public(*d),
+                self.public(*e),
+                self.secret(*a),
+                self.secret(*b),
+                self.secret(*mask),
+            ),
+            local => unreachable!("only openings have shares to send, not {local:?}"),
+        }
+    }
+
+    /// c + D·b + a·E + D·E + mask as a secret, MACs included.
+    fn beaver_masked(&self, prim: &Prim) -> S::Secret {
+        let Prim::OpenBeaver { dims, c, d, e, a, b, mask, .. } = prim else {
+            unreachable!("called for fused products alone")
+        };
+        let product = self.sharing.beaver(
+            *dims,
+            self.secret(*c),
+            self.public(*d),
+            self.public(*e),
+            self.secret(*a),
+            self.secret(*b),
+        );
+        let terms = [(Fp61::ONE, &product), (Fp61::ONE, self.secret(*mask))];
+        self.sharing.linear(dims.lens().2, &terms, &[], Fp61::ZERO)
+    }
+
+    /// Stores opened words and says what a check owes them.
+    pub(super) fn opened(&mut self, prim: &Prim, words: Words<S>) -> Option<Owed<S>> {
+        let out = prim.written_pub().expect("every opening writes a public register");
+        let owed = S::OWES.then(|| match prim {
+            Prim::Open { x, .. } => Owed::Words { opened: words.clone(), secret: self.secret(*x).clone() },
+            Prim::OpenBeaver { dims: Dims::Matmul { m, k, n }, c, d, e, a, b, mask, .. } => Owed::Matrix {
+                dims: (*m, *k, *n),
+                secrets: [*c, *a, *b, *mask].map(|x| self.secret(x).clone()),
+                operands: [*d, *e].map(|p| self.public(p).clone()),
+                opened: words.clone(),
+            },
+            prim => Owed::Words { opened: words.clone(), secret: self.beaver_masked(prim) },
+        });
+        self.publics[out.0 as usize] = Some(words);
+        owed
+    }
+
+    fn material_address(&self, material: MaterialId, part: Part) -> Address {
+        Address { domain: Domain::Value, input: false, op: material.0, part: part.number(), attempt: self.attempt }
+    }
+}
+
+/// Length of a part, whether it is dealt, and where its Δ begins.
+fn part_of<S: Sharing>(plan: &Plan, material: MaterialId, part: Part) -> (usize, bool, u64) {
+    let Demand { material, offset, .. } = &plan.material[material.0 as usize];
+    let mut start = *offset;
+    for (p, n, dealt) in material.parts() {
+        if p == part {
+            return (n, dealt, start);
+        }
+        start += S::delta_words(plan.roster, n, dealt) as u64;
+    }
+    unreachable!("the planner draws only parts that exist")
+}
+
+/// The own share and those of the peers, cut at the openings of the round.
+pub(super) fn cut<S: Sharing>(
+    sharing: &S,
+    lens: &[usize],
+    own: &[Words<S>],
+    received: &mut [(Slot, Vec<Fp61>)],
+) -> Vec<Vec<Words<S>>> {
+    let n = usize::from(sharing.roster().nodes());
+    let mut cut: Vec<Vec<Option<Words<S>>>> = lens.iter().map(|_| vec![None; n]).collect();
+    for (i, words) in own.iter().enumerate() {
+        cut[i][sharing.slot().index()] = Some(words.clone());
+    }
+    for (from, words) in received {
+        let whole = std::mem::take(words);
+        if let [_] = lens {
+            cut[0][from.index()] = Some(sharing.backend().load(whole));
+            continue;
+        }
+        let mut start = 0;
+        for (i, len) in lens.iter().enumerate() {
+            cut[i][from.index()] = Some(sharing.backend().load(whole[start..start + len].to_vec()));
+            start += len;
+        }
+    }
+    cut.into_iter().map(|shares| shares.into_iter().flatten().collect()).collect()
+}

@@ -1,0 +1,205 @@
+//! What nodes say to each other inside one job, and its wire form.
+//!
+//! A frame is a fixed header (job, epoch, view, attempt, step, kind, sender,
+//! receiver), so that nothing can be replayed or reflected elsewhere, and a
+//! body whose exact length the kind and the plan fix. All integers are
+//! little-endian. The form is frozen by a snapshot test; the version is
+//! exchanged when a link opens.
+
+use std::sync::Arc;
+
+use crate::field::Fp61;
+use crate::field::slice::{WordsError, decode_words};
+use crate::roster::Slot;
+use crate::transcript::Opening;
+
+/// Bytes before the body.
+pub const HEADER_BYTES: usize = 32 + 4 * 4 + 3;
+
+/// Where a frame belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// digest of the job's manifest
+    pub manifest: [u8; 32],
+    /// epoch of keys and roster
+    pub epoch: u32,
+    /// view of live members
+    pub view: u32,
+    /// which dealt copy of material
+    pub attempt: u32,
+    /// number of the exchange, counted from 1; for `Segment`, the segment's index
+    pub step: u32,
+    /// what
+    pub kind: Kind,
+    /// whose
+    pub from: Slot,
+    /// for whom
+    pub to: Slot,
+}
+
+/// What a frame says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// the start: the digest of the manifest (it names program, plan and roster)
+    Agree = 1,
+    /// shares of a round's openings
+    Opening = 2,
+    /// a check begins: the transcript, frozen
+    Freeze = 3,
+    /// commitment to a part of the coin
+    CoinCommit = 4,
+    /// opening of it
+    CoinOpen = 5,
+    /// hash of all opened parts
+    CoinAgree = 6,
+    /// commitment to σ
+    SigmaCommit = 7,
+    /// opening of it
+    SigmaOpen = 8,
+    /// the check passed here: the transcript after it
+    Passed = 9,
+    /// the end: the whole transcript
+    Finish = 10,
+    /// a header of the dealer's stream was verified here: its digest
+    Segment = 11,
+}
+
+impl Kind {
+    const ALL: [Kind; 11] = [
+        Kind::Agree,
+        Kind::Opening,
+        Kind::Freeze,
+        Kind::CoinCommit,
+        Kind::CoinOpen,
+        Kind::CoinAgree,
+        Kind::SigmaCommit,
+        Kind::SigmaOpen,
+        Kind::Passed,
+        Kind::Finish,
+        Kind::Segment,
+    ];
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Kind::Agree => "job digest",
+            Kind::Opening => "opening",
+            Kind::Freeze => "frozen transcript",
+            Kind::CoinCommit => "coin commitment",
+            Kind::CoinOpen => "coin opening",
+            Kind::CoinAgree => "coin hash",
+            Kind::SigmaCommit => "sigma commitment",
+            Kind::SigmaOpen => "sigma opening",
+            Kind::Passed => "check report",
+            Kind::Finish => "final transcript",
+            Kind::Segment => "segment digest",
+        })
+    }
+}
+
+/// What a frame carries.
+#[derive(Clone)]
+pub enum Body {
+    /// a digest or a commitment
+    Digest([u8; 32]),
+    /// what opens a commitment
+    Opening(Opening),
+    /// shares; read by all receivers from one place
+    Words(Arc<Vec<Fp61>>),
+}
+
+/// A frame.
+#[derive(Clone)]
+pub struct Frame {
+    /// where it belongs
+    pub header: Header,
+    /// what it carries
+    pub body: Body,
+}
+
+/// Bytes that are no frame.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Too short for a header.
+    #[error("found {found} bytes, expected at least the {HEADER_BYTES} of a header")]
+    Short {
+        /// bytes found
+        found: usize,
+    },
+    /// A kind that this version does not know.
+    #[error(
+        "found a message of unknown kind {found}, expected 1 to 11: the peer runs another version or sends garbage"
+    )]
+    Kind {
+        /// the kind's number
+        found: u8,
+    },
+    /// A body of the wrong length for its kind.
+    #[error("{kind}: found a body of {found} bytes, expected {expected}")]
+    Length {
+        /// which kind
+        kind: Kind,
+        /// bytes found
+        found: usize,
+        /// what would be right
+        expected: &'static str,
+    },
+    /// A share that is no canonical field element.
+    #[error("opening: {0}")]
+    Word(#[from] WordsError),
+}
+
+impl Frame {
+    /// The wire form.
+    pub fn encode(&self) -> Vec<u8> {
+        let h = &self.header;
+        let body_len = if let Body::Words(words) = &self.body { 8 * words.len() } else { 48 };
+        let mut out = Vec::with_capacity(HEADER_BYTES + body_len);
+        out.extend_from_slice(&h.manifest);
+        for word in [h.epoch, h.view, h.attempt, h.step] {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+        out.extend_from_slice(&[h.kind as u8, h.from.0, h.to.0]);
+        match &self.body {
+            Body::Digest(digest) => out.extend_from_slice(digest),
+            Body::Opening(opening) => {
+                out.extend(postcard::to_stdvec(opening).expect("plain bytes always encode"));
+            }
+            Body::Words(words) => out.extend(words.iter().flat_map(|w| w.word().to_le_bytes())),
+        }
+        out
+    }
+
+    /// Reads the wire form. Every word must be canonical; the number of words
+    /// is for the engine to judge.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        let Some((header, body)) = bytes.split_at_checked(HEADER_BYTES) else {
+            return Err(FrameError::Short { found: bytes.len() });
+        };
+        let number = |i: usize| u32::from_le_bytes(std::array::from_fn(|j| header[32 + 4 * i + j]));
+        let kind =
+            Kind::ALL.into_iter().find(|k| *k as u8 == header[48]).ok_or(FrameError::Kind { found: header[48] })?;
+        let header = Header {
+            manifest: std::array::from_fn(|i| header[i]),
+            epoch: number(0),
+            view: number(1),
+            attempt: number(2),
+            step: number(3),
+            kind,
+            from: Slot(header[49]),
+            to: Slot(header[50]),
+        };
+        let wrong = |expected| FrameError::Length { kind, found: body.len(), expected };
+        let body = match kind {
+            Kind::Opening => Body::Words(Arc::new(decode_words(body)?)),
+            Kind::CoinOpen | Kind::SigmaOpen => match postcard::take_from_bytes(body) {
+                Ok((opening, [])) if body.len() <= 48 => Body::Opening(opening),
+                _ => return Err(wrong("a 32-byte nonce and at most 8 bytes more")),
+            },
+            _ => Body::Digest(body.try_into().map_err(|_| wrong("32"))?),
+        };
+        Ok(Self { header, body })
+    }
+}

@@ -1,0 +1,148 @@
+//! The dealer's stream as one node sees it: headers verified and agreed with
+//! all peers, segments loaded when a round needs them and dropped behind it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::error::EngineError;
+use super::frame::Kind;
+use crate::field::Fp61;
+use crate::keys::PublicKey;
+use crate::roster::{Roster, Slot};
+use crate::transcript::{CheckedHeader, Headers, SEGMENT_WORDS, SignedHeader, StreamPlace, Transcript};
+
+pub(super) struct Stream {
+    owner: PublicKey,
+    place: StreamPlace,
+    roster: Roster,
+    accepted: Headers,
+    headers: BTreeMap<u32, CheckedHeader>,
+    /// digests that peers reported, until all have
+    reported: BTreeMap<u32, Vec<Option<[u8; 32]>>>,
+    agreed: BTreeSet<u32>,
+    loaded: BTreeMap<u32, Vec<Fp61>>,
+    asked: u32,
+    absorbed: u32,
+    kept_from: u32,
+}
+
+impl Stream {
+    pub(super) fn new(owner: PublicKey, place: StreamPlace, roster: Roster) -> Self {
+        Self {
+            owner,
+            place,
+            roster,
+            accepted: Headers::default(),
+            headers: BTreeMap::new(),
+            reported: BTreeMap::new(),
+            agreed: BTreeSet::new(),
+            loaded: BTreeMap::new(),
+            asked: 0,
+            absorbed: 0,
+            kept_from: 0,
+        }
+    }
+
+    /// A header from the owner: its index and digest if it is new.
+    pub(super) fn header(&mut self, signed: &SignedHeader, slot: Slot) -> Result<Option<(u32, [u8; 32])>, EngineError> {
+        let checked = signed.verify(&self.owner, &self.place)?;
+        if !self.accepted.accept(&checked)? {
+            return Ok(None);
+        }
+        let (index, digest) = (checked.header().index, checked.header().digest());
+        self.headers.insert(index, checked);
+        self.report(index, slot, digest)?;
+        Ok(Some((index, digest)))
+    }
+
+    /// A digest that a node (or this one) reports for a segment.
+    pub(super) fn report(&mut self, index: u32, from: Slot, digest: [u8; 32]) -> Result<(), EngineError> {
+        if self.place.segment(index).is_none() {
+            return Err(EngineError::Misplaced {
+                from,
+                kind: Kind::Segment,
+                field: "index",
+                found: index.to_string(),
+                expected: format!("below {}", self.place.segments()),
+            });
+        }
+        let twice = EngineError::Twice { from, kind: Kind::Segment, step: index };
+        if self.agreed.contains(&index) {
+            return Err(twice);
+        }
+        let nodes = usize::from(self.roster.nodes());
+        let reports = self.reported.entry(index).or_insert_with(|| vec![None; nodes]);
+        if reports[from.index()].replace(digest).is_some() {
+            return Err(twice);
+        }
+        // Compare with whoever spoke before; all must be alike in the end.
+        if let Some(other) = reports.iter().position(|r| r.is_some_and(|r| r != digest)) {
+            return Err(EngineError::Disagree { from: Slot(other as u8 + 1), what: Kind::Segment });
+        }
+        if reports.iter().all(Option::is_some) {
+            self.reported.remove(&index);
+            self.agreed.insert(index);
+        }
+        Ok(())
+    }
+
+    /// The segments that hold words below `until` and were not asked for yet.
+    pub(super) fn ask(&mut self, until: u64) -> std::ops::Range<u32> {
+        let end = segments_below(until).max(self.asked);
+        let new = self.asked..end;
+        self.asked = end;
+        new
+    }
+
+    /// A segment's bytes, asked for before; verified against the signed root.
+    pub(super) fn load(&mut self, index: u32, bytes: &[u8]) -> Result<(), EngineError> {
+        let header = self.headers.get(&index).filter(|_| index < self.asked && index >= self.kept_from);
+        let Some(header) = header else { return Err(EngineError::Unasked("a segment")) };
+        self.loaded.insert(index, header.accept(bytes)?);
+        Ok(())
+    }
+
+    /// The first segment below `until` that is not verified and agreed yet.
+    pub(super) fn missing(&self, until: u64) -> Option<u32> {
+        (self.absorbed..segments_below(until)).find(|i| !self.loaded.contains_key(i) || !self.agreed.contains(i))
+    }
+
+    /// Absorbs, in order, the headers that a round is about to depend on.
+    pub(super) fn absorb(&mut self, until: u64, transcript: &mut Transcript) {
+        for index in self.absorbed..segments_below(until) {
+            transcript.absorb_segment(&self.headers[&index]);
+            self.absorbed = index + 1;
+        }
+    }
+
+    /// Words of the stream, all in absorbed segments.
+    pub(super) fn words(&self, offset: u64, count: u64) -> Vec<Fp61> {
+        let mut out = Vec::with_capacity(count as usize);
+        let mut at = offset;
+        while at < offset + count {
+            let index = (at / u64::from(SEGMENT_WORDS)) as u32;
+            let start = (at % u64::from(SEGMENT_WORDS)) as usize;
+            let segment = &self.loaded[&index];
+            let end = segment.len().min(start + (offset + count - at) as usize);
+            out.extend_from_slice(&segment[start..end]);
+            at += (end - start) as u64;
+        }
+        out
+    }
+
+    /// Drops what lies wholly below `from`; the first segment still kept, if
+    /// that changed.
+    pub(super) fn drop_below(&mut self, from: u64) -> Option<u32> {
+        let keep = (from / u64::from(SEGMENT_WORDS)) as u32;
+        if keep <= self.kept_from {
+            return None;
+        }
+        self.kept_from = keep;
+        self.loaded = self.loaded.split_off(&keep);
+        self.headers = self.headers.split_off(&keep);
+        Some(keep)
+    }
+}
+
+fn segments_below(until: u64) -> u32 {
+    until.div_ceil(u64::from(SEGMENT_WORDS)) as u32
+}

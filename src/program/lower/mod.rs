@@ -1,0 +1,535 @@
+//! From the graph of a program to the primitives of a [`Plan`].
+//!
+//! The walk unrolls every `repeat`, so each primitive, each mask and each
+//! opening exists once and is addressed by its number: a mask belongs to one
+//! immutable value by construction. [`arith`] holds the products, truncations
+//! and comparisons; [`schedule`] puts the result into rounds.
+
+mod arith;
+mod schedule;
+
+use std::collections::HashMap;
+
+use self::arith::Pending;
+use super::Program;
+use super::graph::{Block, Node, Op, Signature, Type, ValueId};
+use super::plan::{InputPlan, MaskRef, Material, MaterialId, OutputPlan, Part, Plan, Prim, Pub, Sec};
+use crate::field::Fp61;
+use crate::roster::{Roster, Scheme};
+use crate::tensor::{Dims, Shape, View};
+
+/// The most primitives of a plan; a program that unrolls to more is refused.
+pub const MAX_PRIMS: usize = 1 << 22;
+
+/// Why a program cannot be planned for a roster.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Too many primitives after unrolling.
+    #[error("the program unrolls to more than {MAX_PRIMS} steps: lower the counts of its repeats")]
+    TooLong,
+    /// A value has too many fractional bits for an operation.
+    #[error("{op} works on at most {most} fractional bits, found {found}: rescale the value first")]
+    FractionalBits {
+        /// which operation
+        op: &'static str,
+        /// the most it takes
+        most: u8,
+        /// found
+        found: u8,
+    },
+    /// The operand's range leaves no room for the offsets of an operation.
+    #[error("{op} needs an operand whose range stays a little inside 2^59: declare a smaller range")]
+    Range {
+        /// which operation
+        op: &'static str,
+    },
+}
+
+impl Program {
+    /// Plans the program for a roster. Deterministic: every node and the owner
+    /// compute the same plan from the same signed program. Costs time and
+    /// memory proportional to the unrolled program, never to the data.
+    pub fn plan(&self, roster: Roster) -> Result<Plan, PlanError> {
+        lower(self, roster)
+    }
+}
+
+fn lower(program: &Program, roster: Roster) -> Result<Plan, PlanError> {
+    let mut l = Lowering::new(program, roster);
+    l.nodes(program.nodes())?;
+    let mut outputs = Vec::with_capacity(program.outputs().len());
+    for o in program.outputs() {
+        let known = l.force(o.value)?;
+        let value = l.secret(&known.value);
+        outputs.push(OutputPlan {
+            name: o.name.clone(),
+            reader: o.reader.clone(),
+            ty: known.ty,
+            shape: known.shape,
+            value,
+            error: known.error,
+        });
+    }
+    Ok(schedule::schedule(l, outputs))
+}
+
+/// What a value has become.
+#[derive(Clone)]
+enum Value {
+    /// A secret register.
+    Secret(Sec),
+    /// A public constant of the program.
+    Public(Pub),
+    /// One public word for every element.
+    Splat(Fp61, usize),
+    /// A fixed-point product that is not truncated yet, because its only use
+    /// may be a public scaling that shares the truncation.
+    Pending(Pending),
+}
+
+/// A lowered value with what is known of it.
+#[derive(Clone)]
+struct Known {
+    value: Value,
+    ty: Type,
+    shape: Shape,
+    /// Bound on the distance from real arithmetic, in real units.
+    error: f64,
+}
+
+impl Known {
+    /// The greatest magnitude, in real units.
+    fn magnitude(&self) -> f64 {
+        (self.ty.lo.unsigned_abs().max(self.ty.hi.unsigned_abs())) as f64 * ulp(self.ty.frac)
+    }
+}
+
+/// The real value of one unit in the last place.
+fn ulp(frac: u8) -> f64 {
+    1.0 / (1u64 << frac) as f64
+}
+
+/// An operand's mask for Beaver products: opened once, used by every product.
+#[derive(Clone)]
+struct Masked {
+    opened: Pub,
+    mask: Sec,
+    source: MaskRef,
+}
+
+struct Lowering {
+    roster: Roster,
+    prims: Vec<Prim>,
+    sec_lens: Vec<usize>,
+    pub_lens: Vec<usize>,
+    constants: Vec<Vec<Fp61>>,
+    material: Vec<Material>,
+    inputs: Vec<InputPlan>,
+    known: HashMap<ValueId, Known>,
+    /// How often each value of the program is used.
+    uses: HashMap<ValueId, usize>,
+    masked: HashMap<Sec, Masked>,
+    /// Registers that are a transpose of another one.
+    transposes: HashMap<Sec, (Sec, View)>,
+    transposed: HashMap<(Sec, View), Sec>,
+}
+
+impl Lowering {
+    fn new(program: &Program, roster: Roster) -> Self {
+        let mut uses = HashMap::new();
+        count_uses(program.nodes(), &mut uses);
+        program.outputs().iter().for_each(|o| *uses.entry(o.value).or_default() += 1);
+        Self {
+            roster,
+            prims: Vec::new(),
+            sec_lens: Vec::new(),
+            pub_lens: Vec::new(),
+            constants: Vec::new(),
+            material: Vec::new(),
+            inputs: Vec::new(),
+            known: HashMap::new(),
+            uses,
+            masked: HashMap::new(),
+            transposes: HashMap::new(),
+            transposed: HashMap::new(),
+        }
+    }
+
+    fn nodes(&mut self, nodes: &[Node]) -> Result<(), PlanError> {
+        for node in nodes {
+            if self.prims.len() > MAX_PRIMS {
+                return Err(PlanError::TooLong);
+            }
+            self.node(node)?;
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, node: &Node) -> Result<(), PlanError> {
+        if let Op::Repeat { count, init, body } = &node.op {
+            return self.repeat(node, *count, init, body);
+        }
+        if matches!(node.op, Op::Constant { .. }) && self.known.contains_key(&node.first) {
+            return Ok(()); // a constant inside a body: the same in each iteration
+        }
+        let sig = &node.defines[0];
+        let (value, error) = self.op(node, sig)?;
+        self.known.insert(node.first, Known { value, ty: sig.ty, shape: sig.shape.clone(), error });
+        Ok(())
+    }
+
+    /// One operation: its value and its error bound.
+    fn op(&mut self, node: &Node, sig: &Signature) -> Result<(Value, f64), PlanError> {
+        let len = sig.shape.len();
+        Ok(match &node.op {
+            Op::Input { name, owner } => (Value::Secret(self.input(name, owner, sig)), half_ulp(sig.ty)),
+            Op::Constant { values } => (self.constant(values, len), half_ulp(sig.ty)),
+            Op::Add(a, b) => self.sum_of(*a, *b, Fp61::ONE, len)?,
+            Op::Sub(a, b) => self.sum_of(*a, *b, -Fp61::ONE, len)?,
+            Op::Neg(x) => {
+                let x = self.force(*x)?;
+                (self.times(&x.value, -Fp61::ONE), x.error)
+            }
+            Op::Mul(a, b) => self.multiply(node.first, Dims::Elementwise(len), *a, *b)?,
+            Op::MatMul(a, b) => {
+                let (left, right) = (&self.known[a].shape, &self.known[b].shape);
+                let dims = Dims::Matmul { m: left.dims()[0], k: left.dims()[1], n: right.dims()[1] };
+                self.multiply(node.first, dims, *a, *b)?
+            }
+            Op::ScaleBy { x, mantissa, shift } => self.scale_by(*x, *mantissa, *shift, sig.ty)?,
+            Op::Rescale { x, frac } => {
+                let x = self.force(*x)?;
+                let old = x.ty.frac;
+                if *frac >= old {
+                    (self.times(&x.value, power(*frac - old)), x.error)
+                } else {
+                    let secret = self.secret(&x.value);
+                    (Value::Secret(self.truncate(secret, old - frac)), x.error + ulp(*frac))
+                }
+            }
+            Op::Transpose(x) => {
+                let x = self.force(*x)?;
+                let dims = x.shape.dims();
+                let (rows, cols) = (dims[dims.len() - 2], dims[dims.len() - 1]);
+                let outer = x.shape.len() / (rows * cols);
+                let value = if rows == 1 || cols == 1 {
+                    x.value
+                } else {
+                    self.view(View::Transpose { outer, rows, cols }, &[x.value])
+                };
+                (value, x.error)
+            }
+            Op::Reshape(x) if self.uses[x] == 1 && matches!(self.known[x].value, Value::Pending(_)) => {
+                let x = self.known.remove(x).expect("checked by the guard");
+                (x.value, x.error)
+            }
+            Op::Reshape(x) | Op::Declare { x, .. } => {
+                let x = self.force(*x)?;
+                (x.value, x.error)
+            }
+            Op::Slice { x, axis, start, end } => {
+                let x = self.force(*x)?;
+                let (outer, axis_len, inner) = around(&x.shape, *axis);
+                let view = View::Slice { outer, axis: axis_len, inner, start: *start, end: *end };
+                let value = if end - start == axis_len { x.value } else { self.view(view, &[x.value]) };
+                (value, x.error)
+            }
+            Op::Concat { parts, axis } => {
+                let parts = parts.iter().map(|p| self.force(*p)).collect::<Result<Vec<_>, _>>()?;
+                let (outer, _, inner) = around(&parts[0].shape, *axis);
+                let axes = parts.iter().map(|p| p.shape.dims()[*axis]).collect();
+                let values: Vec<_> = parts.iter().map(|p| p.value.clone()).collect();
+                let error = parts.iter().map(|p| p.error).fold(0.0, f64::max);
+                (self.view(View::Concat { outer, axes, inner }, &values), error)
+            }
+            Op::Broadcast(x) => {
+                let x = self.force(*x)?;
+                (self.broadcast(x.value.clone(), &x.shape, &sig.shape), x.error)
+            }
+            Op::Sum { x, axis } => {
+                let x = self.force(*x)?;
+                let (outer, axis, inner) = around(&x.shape, *axis);
+                let value = if axis == 1 { x.value } else { self.view(View::Sum { outer, axis, inner }, &[x.value]) };
+                (value, x.error * axis as f64)
+            }
+            Op::NonNegative(x) => {
+                let x = self.force(*x)?;
+                let certain = x.error == 0.0;
+                let secret = self.secret(&x.value);
+                (Value::Secret(self.non_negative(secret, x.ty)), if certain { 0.0 } else { 1.0 })
+            }
+            Op::Select { c, a, b } => self.select(*c, *a, *b, len)?,
+            Op::Sigmoid(x) => {
+                let x = self.force(*x)?;
+                let secret = self.secret(&x.value);
+                let value = self.sigmoid(secret, x.ty)?;
+                (Value::Secret(value), x.error / 4.0 + arith::SIGMOID_ERROR + 2.0 * ulp(x.ty.frac))
+            }
+            Op::Repeat { .. } => unreachable!("handled by the caller"),
+        })
+    }
+
+    /// Unrolls a loop. Values of enclosing blocks are made whole first, so that
+    /// no iteration computes them again.
+    fn repeat(&mut self, node: &Node, count: u32, init: &[ValueId], body: &Block) -> Result<(), PlanError> {
+        let pending: Vec<_> =
+            self.known.iter().filter(|(_, k)| matches!(k.value, Value::Pending(_))).map(|(id, _)| *id).collect();
+        let mut pending = pending;
+        pending.sort(); // the order of a map must not reach the plan
+        for id in pending {
+            self.force(id)?;
+        }
+        let mut states = init.iter().map(|id| self.force(*id)).collect::<Result<Vec<_>, _>>()?;
+        let mut collected: Vec<Vec<Value>> = vec![Vec::new(); body.collect.len()];
+        let mut errors = vec![0f64; body.collect.len()];
+        for _ in 0..count {
+            for (i, (state, param)) in states.iter().zip(&body.params).enumerate() {
+                let id = ValueId(body.first_param.0 + i as u32);
+                self.known.insert(id, Known { ty: param.ty, ..state.clone() });
+            }
+            self.nodes(&body.nodes)?;
+            states = body.results.iter().map(|id| self.force(*id)).collect::<Result<Vec<_>, _>>()?;
+            for (i, id) in body.collect.iter().enumerate() {
+                let k = self.force(*id)?;
+                errors[i] = errors[i].max(k.error);
+                collected[i].push(k.value);
+            }
+        }
+        let stacked = collected.into_iter().zip(errors).zip(&body.collect).map(|((values, error), id)| {
+            let inner = self.known[id].shape.len();
+            (self.view(View::Concat { outer: 1, axes: vec![1; values.len()], inner }, &values), error)
+        });
+        let stacked: Vec<_> = stacked.collect();
+        let results = states.into_iter().map(|s| (s.value, s.error)).chain(stacked);
+        for (i, ((value, error), sig)) in results.zip(&node.defines).enumerate() {
+            let id = ValueId(node.first.0 + i as u32);
+            self.known.insert(id, Known { value, ty: sig.ty, shape: sig.shape.clone(), error });
+        }
+        Ok(())
+    }
+
+    fn input(&mut self, name: &str, owner: &str, sig: &Signature) -> Sec {
+        let input = self.inputs.len() as u32;
+        let n = sig.shape.len() as u64;
+        let words = if self.roster.scheme() == Scheme::Spdz { 2 * n } else { n };
+        let (name, owner) = (name.to_owned(), owner.to_owned());
+        self.inputs.push(InputPlan { name, owner, ty: sig.ty, shape: sig.shape.clone(), words });
+        let out = self.sec(n as usize);
+        self.prims.push(Prim::Input { input, out });
+        out
+    }
+
+    fn constant(&mut self, values: &[i64], len: usize) -> Value {
+        if let [one] = values {
+            return Value::Splat(Fp61::from_i64(*one), len);
+        }
+        Value::Public(self.load_constant(values.iter().map(|v| Fp61::from_i64(*v)).collect()))
+    }
+
+    fn load_constant(&mut self, words: Vec<Fp61>) -> Pub {
+        let out = self.public(words.len());
+        let constant = self.constants.len() as u32;
+        self.constants.push(words);
+        self.prims.push(Prim::Constant { constant, out });
+        out
+    }
+
+    fn broadcast(&mut self, mut value: Value, from: &Shape, to: &Shape) -> Value {
+        let mut dims = vec![1; to.dims().len() - from.dims().len()];
+        dims.extend_from_slice(from.dims());
+        // The rightmost axis first: what lies inside is already repeated.
+        for axis in (0..dims.len()).rev() {
+            let times = to.dims()[axis] / dims[axis];
+            if times > 1 {
+                let outer = dims[..axis].iter().product();
+                let inner = to.dims()[axis + 1..].iter().product();
+                value = self.view(View::Repeat { outer, times, inner }, &[value]);
+                dims[axis] = times;
+            }
+        }
+        value
+    }
+
+    fn sum_of(&mut self, a: ValueId, b: ValueId, sign: Fp61, len: usize) -> Result<(Value, f64), PlanError> {
+        let (a, b) = (self.force(a)?, self.force(b)?);
+        let value = match (&a.value, &b.value) {
+            (Value::Splat(x, _), Value::Splat(y, _)) => Value::Splat(*x + sign * *y, len),
+            _ => {
+                let terms = [(Fp61::ONE, a.value), (sign, b.value)];
+                Value::Secret(self.linear(len, &terms, Fp61::ZERO))
+            }
+        };
+        Ok((value, a.error + b.error))
+    }
+
+    fn select(&mut self, c: ValueId, a: ValueId, b: ValueId, len: usize) -> Result<(Value, f64), PlanError> {
+        let (c, a, b) = (self.force(c)?, self.force(a)?, self.force(b)?);
+        let spread = a.ty.hi.max(b.ty.hi) as f64 - a.ty.lo.min(b.ty.lo) as f64;
+        let error = a.error.max(b.error) + c.error.min(1.0) * spread * ulp(a.ty.frac);
+        let difference = self.linear(len, &[(Fp61::ONE, a.value), (-Fp61::ONE, b.value.clone())], Fp61::ZERO);
+        let chosen = self.product_of(Dims::Elementwise(len), &c.value, &Value::Secret(difference));
+        let terms = [(Fp61::ONE, Value::Secret(chosen)), (Fp61::ONE, b.value)];
+        Ok((Value::Secret(self.linear(len, &terms, Fp61::ZERO)), error))
+    }
+
+    /// The value, with a pending product made whole.
+    fn force(&mut self, id: ValueId) -> Result<Known, PlanError> {
+        let known = self.known[&id].clone();
+        let Value::Pending(p) = known.value else { return Ok(known) };
+        let whole = Known { value: Value::Secret(self.finish(p)), ..known };
+        self.known.insert(id, whole.clone());
+        Ok(whole)
+    }
+
+    // --- registers and local primitives -----------------------------------
+
+    fn sec(&mut self, len: usize) -> Sec {
+        self.sec_lens.push(len);
+        Sec(self.sec_lens.len() as u32 - 1)
+    }
+
+    fn public(&mut self, len: usize) -> Pub {
+        self.pub_lens.push(len);
+        Pub(self.pub_lens.len() as u32 - 1)
+    }
+
+    fn len(&self, x: Sec) -> usize {
+        self.sec_lens[x.0 as usize]
+    }
+
+    fn add_material(&mut self, material: Material) -> MaterialId {
+        self.material.push(material);
+        MaterialId(self.material.len() as u32 - 1)
+    }
+
+    fn draw(&mut self, material: MaterialId, part: Part) -> Sec {
+        let (_, words, _) = *self.material[material.0 as usize]
+            .parts()
+            .iter()
+            .find(|(p, ..)| *p == part)
+            .expect("the lowering draws only parts that exist");
+        let out = self.sec(words);
+        self.prims.push(Prim::Draw { material, part, out });
+        out
+    }
+
+    /// Σ k·x + constant as a secret, whatever the terms are.
+    fn linear(&mut self, len: usize, terms: &[(Fp61, Value)], mut constant: Fp61) -> Sec {
+        let (mut secret, mut public) = (Vec::new(), Vec::new());
+        for (k, v) in terms {
+            match v {
+                Value::Secret(x) => secret.push((*k, *x)),
+                Value::Public(p) => public.push((*k, *p)),
+                Value::Splat(w, _) => constant += *k * *w,
+                Value::Pending(_) => unreachable!("operands are forced before use"),
+            }
+        }
+        if let ([(k, x)], [], Fp61::ZERO) = (&secret[..], &public[..], constant) {
+            if *k == Fp61::ONE {
+                return *x;
+            }
+        }
+        let out = self.sec(len);
+        self.prims.push(Prim::Linear { secret, public, constant, out });
+        out
+    }
+
+    /// A value as a secret register; a public one becomes a sharing of itself.
+    fn secret(&mut self, value: &Value) -> Sec {
+        match value {
+            Value::Secret(x) => *x,
+            Value::Public(p) => {
+                let len = self.pub_lens[p.0 as usize];
+                self.linear(len, &[(Fp61::ONE, value.clone())], Fp61::ZERO)
+            }
+            Value::Splat(w, len) => self.linear(*len, &[], *w),
+            Value::Pending(_) => unreachable!("operands are forced before use"),
+        }
+    }
+
+    fn times(&mut self, value: &Value, k: Fp61) -> Value {
+        match value {
+            Value::Splat(w, len) => Value::Splat(k * *w, *len),
+            Value::Secret(x) => Value::Secret(self.linear(self.len(*x), &[(k, value.clone())], Fp61::ZERO)),
+            Value::Public(p) => {
+                Value::Secret(self.linear(self.pub_lens[p.0 as usize], &[(k, value.clone())], Fp61::ZERO))
+            }
+            Value::Pending(_) => unreachable!("operands are forced before use"),
+        }
+    }
+
+    fn view(&mut self, view: View, inputs: &[Value]) -> Value {
+        if let ([Value::Splat(w, _)], len) = (inputs, view.output_len()) {
+            let times = if let View::Sum { axis, .. } = view { axis as u64 } else { 1 };
+            return Value::Splat(*w * Fp61::reduce(times), len);
+        }
+        if inputs.iter().all(|v| matches!(v, Value::Public(_))) {
+            let inputs: Vec<_> =
+                inputs.iter().filter_map(|v| if let Value::Public(p) = v { Some(*p) } else { None }).collect();
+            return Value::Public(self.view_public(view, inputs));
+        }
+        let inputs: Vec<_> = inputs.iter().map(|v| self.secret(v)).collect();
+        Value::Secret(self.view_secret(view, inputs))
+    }
+
+    fn view_secret(&mut self, view: View, inputs: Vec<Sec>) -> Sec {
+        let transpose = matches!(view, View::Transpose { .. }).then(|| (inputs[0], view.clone()));
+        if let Some(hit) = transpose.as_ref().and_then(|t| self.transposed.get(t)) {
+            return *hit;
+        }
+        let out = self.sec(view.output_len());
+        if let Some((base, view)) = transpose {
+            self.transposes.insert(out, (base, view.clone()));
+            self.transposed.insert((base, view), out);
+        }
+        self.prims.push(Prim::View { view, inputs, out });
+        out
+    }
+
+    fn view_public(&mut self, view: View, inputs: Vec<Pub>) -> Pub {
+        let out = self.public(view.output_len());
+        self.prims.push(Prim::ViewPublic { view, inputs, out });
+        out
+    }
+}
+
+fn half_ulp(ty: Type) -> f64 {
+    if ty.fixed { ulp(ty.frac) / 2.0 } else { 0.0 }
+}
+
+/// 2^bits as a field element.
+fn power(bits: u8) -> Fp61 {
+    Fp61::reduce(1 << bits)
+}
+
+/// A shape seen around one axis: words before, the axis, words after.
+fn around(shape: &Shape, axis: usize) -> (usize, usize, usize) {
+    let dims = shape.dims();
+    (dims[..axis].iter().product(), dims[axis], dims[axis + 1..].iter().product())
+}
+
+fn count_uses(nodes: &[Node], uses: &mut HashMap<ValueId, usize>) {
+    let mut add = |ids: &[ValueId]| ids.iter().for_each(|id| *uses.entry(*id).or_default() += 1);
+    for node in nodes {
+        match &node.op {
+            Op::Input { .. } | Op::Constant { .. } => {}
+            Op::Add(a, b) | Op::Sub(a, b) | Op::Mul(a, b) | Op::MatMul(a, b) => add(&[*a, *b]),
+            Op::Neg(x) | Op::Transpose(x) | Op::Reshape(x) | Op::Broadcast(x) => add(&[*x]),
+            Op::NonNegative(x) | Op::Sigmoid(x) => add(&[*x]),
+            Op::ScaleBy { x, .. } | Op::Rescale { x, .. } | Op::Slice { x, .. } => add(&[*x]),
+            Op::Sum { x, .. } | Op::Declare { x, .. } => add(&[*x]),
+            Op::Concat { parts, .. } => add(parts),
+            Op::Select { c, a, b } => add(&[*c, *a, *b]),
+            Op::Repeat { init, body, .. } => {
+                add(init);
+                add(&body.results);
+                add(&body.collect);
+            }
+        }
+    }
+    for node in nodes {
+        if let Op::Repeat { body, .. } = &node.op {
+            count_uses(&body.nodes, uses);
+        }
+    }
+}

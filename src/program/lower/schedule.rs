@@ -1,0 +1,196 @@
+//! Rounds: which steps run when, which words are opened together, where each
+//! material op lies in the dealer's stream, and when a register dies.
+
+use super::Lowering;
+use crate::program::plan::{Demand, MaskRef, Material, MaterialId, OutputPlan, Plan, Prim, Pub, Reg, Round, Sec};
+use crate::roster::{Roster, Scheme};
+
+/// An SPDZ check runs once this many words wait for it, to bound the memory
+/// that they hold (16 bytes each).
+const CHECK_WORDS: usize = 1 << 22;
+
+pub(super) fn schedule(l: Lowering, outputs: Vec<OutputPlan>) -> Plan {
+    let levels = levels(&l);
+    let last = levels.iter().zip(&l.prims).map(|(level, p)| level + usize::from(p.interactive())).max().unwrap_or(0);
+    let mut rounds = vec![Round::default(); last + 1];
+    for (i, (prim, level)) in l.prims.iter().zip(&levels).enumerate() {
+        let round = &mut rounds[*level];
+        if prim.interactive() { &mut round.open } else { &mut round.local }.push(i as u32);
+    }
+    let (material, renumbered, stream_words) = order_material(&l, &levels, &mut rounds);
+    let mut plan = Plan {
+        roster: l.roster,
+        prims: l.prims,
+        rounds,
+        sec_lens: l.sec_lens,
+        pub_lens: l.pub_lens,
+        constants: l.constants,
+        material,
+        inputs: l.inputs,
+        outputs,
+        stream_words,
+    };
+    renumber(&mut plan.prims, &renumbered);
+    free_registers(&mut plan, &levels);
+    if plan.roster.scheme() == Scheme::Spdz {
+        place_checks(&mut plan);
+    }
+    plan
+}
+
+/// One slot per register, secret and public.
+struct PerRegister<T> {
+    items: Vec<T>,
+    secrets: usize,
+}
+
+impl<T: Clone> PerRegister<T> {
+    fn new(secrets: usize, publics: usize, item: T) -> Self {
+        Self { items: vec![item; secrets + publics], secrets }
+    }
+
+    fn at(&mut self, reg: Reg) -> &mut T {
+        match reg {
+            Reg::Sec(s) => &mut self.items[s.0 as usize],
+            Reg::Pub(p) => &mut self.items[self.secrets + p.0 as usize],
+        }
+    }
+}
+
+/// The round of every primitive: as soon as its operands are there, except
+/// that steps which depend on no opening (masks, inputs, constants and sums of
+/// them) wait for their first consumer, so that material is not drawn early.
+fn levels(l: &Lowering) -> Vec<usize> {
+    let (secrets, publics) = (l.sec_lens.len(), l.pub_lens.len());
+    let mut ready = PerRegister::new(secrets, publics, (0, true));
+    let mut levels = Vec::with_capacity(l.prims.len());
+    let mut free = Vec::with_capacity(l.prims.len());
+    for prim in &l.prims {
+        let (mut level, mut no_opening) = (0, !prim.interactive());
+        prim.reads(|reg| {
+            let (ready, reg_free) = *ready.at(reg);
+            level = level.max(ready);
+            no_opening &= reg_free;
+        });
+        prim.writes(|reg| *ready.at(reg) = (level + usize::from(prim.interactive()), no_opening));
+        levels.push(level);
+        free.push(no_opening);
+    }
+    // Backwards: the first consumer of each register.
+    let mut used = PerRegister::new(secrets, publics, usize::MAX);
+    for (i, prim) in l.prims.iter().enumerate().rev() {
+        if free[i] {
+            let mut first = usize::MAX;
+            prim.writes(|reg| first = first.min(*used.at(reg)));
+            if first != usize::MAX {
+                levels[i] = first;
+            }
+        }
+        let level = levels[i];
+        prim.reads(|reg| *used.at(reg) = level.min(*used.at(reg)));
+    }
+    levels
+}
+
+/// Numbers the material in the order of first use, so that the dealer's stream
+/// is read from front to back.
+fn order_material(l: &Lowering, levels: &[usize], rounds: &mut [Round]) -> (Vec<Demand>, Vec<u32>, u64) {
+    let mut first = vec![usize::MAX; l.material.len()];
+    let mut until = vec![0usize; l.material.len()];
+    for (prim, level) in l.prims.iter().zip(levels) {
+        if let Prim::Draw { material, .. } | Prim::OpenProduct { zero: material, .. } = prim {
+            let id = material.0 as usize;
+            first[id] = first[id].min(*level);
+            until[id] = until[id].max(*level);
+        }
+    }
+    let mut order: Vec<usize> = (0..l.material.len()).collect();
+    order.sort_by_key(|id| first[*id]); // stable: by number within a round
+    let mut renumbered = vec![0u32; order.len()];
+    for (new, old) in order.iter().enumerate() {
+        renumbered[*old] = new as u32;
+    }
+    let mut demands = Vec::with_capacity(order.len());
+    let mut offset = 0u64;
+    let mut needed_from = vec![u64::MAX; rounds.len() + 1];
+    for &old in &order {
+        let mut material = l.material[old].clone();
+        if let Material::Triple { a, b, .. } = &mut material {
+            let to_new = |m: &mut MaskRef| m.mask = MaterialId(renumbered[m.mask.0 as usize]);
+            to_new(a);
+            to_new(b);
+        }
+        let words = delta_words(l.roster, &material);
+        rounds[first[old]].stream_until = offset + words;
+        needed_from[until[old]] = needed_from[until[old]].min(offset);
+        demands.push(Demand { material, offset, words });
+        offset += words;
+    }
+    let (mut reached, mut needed) = (0, offset);
+    for round in rounds.iter_mut() {
+        reached = reached.max(round.stream_until);
+        round.stream_until = reached;
+    }
+    for (i, round) in rounds.iter_mut().enumerate().rev() {
+        needed = needed.min(needed_from[i + 1]);
+        round.stream_from = needed;
+    }
+    (demands, renumbered, offset)
+}
+
+/// Δ words of a material op: one per dealt word, and in SPDZ one more for the
+/// MAC of every word.
+fn delta_words(roster: Roster, material: &Material) -> u64 {
+    let spdz = roster.scheme() == Scheme::Spdz;
+    material.parts().iter().map(|(_, n, dealt)| *n as u64 * (u64::from(*dealt) + u64::from(spdz))).sum()
+}
+
+fn renumber(prims: &mut [Prim], to: &[u32]) {
+    for prim in prims {
+        if let Prim::Draw { material, .. } | Prim::OpenProduct { zero: material, .. } = prim {
+            *material = MaterialId(to[material.0 as usize]);
+        }
+    }
+}
+
+/// A register dies with the round of its last reader; outputs live on.
+fn free_registers(plan: &mut Plan, levels: &[usize]) {
+    let mut last = PerRegister::new(plan.sec_lens.len(), plan.pub_lens.len(), 0);
+    for (prim, level) in plan.prims.iter().zip(levels) {
+        // An opened word is there only when its round is over.
+        let written = level + usize::from(prim.interactive());
+        prim.writes(|reg| *last.at(reg) = written.max(*last.at(reg)));
+        prim.reads(|reg| *last.at(reg) = (*level).max(*last.at(reg)));
+    }
+    for output in &plan.outputs {
+        *last.at(Reg::Sec(output.value)) = usize::MAX;
+    }
+    for s in (0..plan.sec_lens.len() as u32).map(Sec) {
+        if let Some(round) = plan.rounds.get_mut(*last.at(Reg::Sec(s))) {
+            round.free_sec.push(s);
+        }
+    }
+    for p in (0..plan.pub_lens.len() as u32).map(Pub) {
+        if let Some(round) = plan.rounds.get_mut(*last.at(Reg::Pub(p))) {
+            round.free_pub.push(p);
+        }
+    }
+}
+
+fn place_checks(plan: &mut Plan) {
+    let mut waiting = 0;
+    for round in &mut plan.rounds {
+        let held = round.open.iter().map(|i| match &plan.prims[*i as usize] {
+            Prim::OpenBeaver { dims, .. } => {
+                let (x, y, z) = dims.lens();
+                2 * (x + y + z)
+            }
+            prim => prim.written_pub().map_or(0, |p| plan.pub_lens[p.0 as usize]),
+        });
+        waiting += held.sum::<usize>();
+        round.check = waiting > CHECK_WORDS;
+        if round.check {
+            waiting = 0;
+        }
+    }
+}
