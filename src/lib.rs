@@ -6,6 +6,8 @@ pub mod backend;
 pub mod engine;
 pub mod field;
 pub mod keys;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod prg;
 pub mod program;
 pub mod roster;
