@@ -1,13 +1,18 @@
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
-#![warn(missing_docs)]
+#![deny(missing_docs)]
 
 pub mod backend;
 pub mod engine;
+pub mod entropy;
 pub mod field;
+pub mod job;
 pub mod keys;
+pub mod material;
+pub mod ml;
 #[cfg(feature = "net")]
 pub mod net;
+pub mod owner;
 pub mod prg;
 pub mod program;
 pub mod roster;

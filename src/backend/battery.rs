@@ -283,8 +283,6 @@ fn wide(x: Fp61) -> u128 {
     u128::from(x.word())
 }
 
-/// (c − t) mod p
-
 fn nest(outer: usize, axis: usize, inner: usize, word: impl Fn(usize, usize, usize) -> Fp61) -> Vec<Fp61> {
     let index = |i: usize| word(i / (axis * inner), i / inner % axis, i % inner);
     (0..outer * axis * inner).map(index).collect()

@@ -65,6 +65,12 @@ pub enum EngineError {
         /// of what
         what: Kind,
     },
+    /// More nodes lied over the job than the threshold allows for.
+    #[error("wrong shares came from {}, more nodes than the threshold: nothing can be relied on, the job ends", list(.blamed))]
+    TooManyLiars {
+        /// who
+        blamed: Vec<Slot>,
+    },
     /// The MAC check did not pass.
     #[error(
         "check {check} failed: a node opened wrong words; the job ends with nothing revealed and its keys are never used again"

@@ -115,11 +115,9 @@ impl<S: Verify> Machine<S> {
                 unreachable!("the planner keeps openings apart")
             }
         };
-        for out in prim.written_sec() {
-            // One output each: Leaf, the exception, has returned above.
-            self.secrets[out.0 as usize] = Some(secret);
-            break;
-        }
+        // One output each: Leaf, the exception, has returned above.
+        let out = prim.written_sec().next().expect("every step that comes here writes a secret");
+        self.secrets[out.0 as usize] = Some(secret);
     }
 
     /// This node's share of one opening.

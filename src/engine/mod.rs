@@ -22,6 +22,9 @@ mod stream;
 pub use check::{Owed, Passed, Verify};
 pub use error::EngineError;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -304,6 +307,9 @@ impl<S: Verify> Engine<S> {
             self.blamed.extend(decoded.blamed);
             opened.push(decoded.words);
         }
+        if self.blamed.len() > usize::from(sharing.roster().threshold()) {
+            return Err(EngineError::TooManyLiars { blamed: self.blamed.iter().copied().collect() });
+        }
         let mut host = Vec::with_capacity(opened.len());
         for words in &opened {
             host.push(sharing.backend().read(words)?);
@@ -503,10 +509,10 @@ impl<S: Verify> Engine<S> {
         };
         if let Some(expected) = current {
             self.expect(from, &frame, expected)?;
-            if let State::Persisting(exchange) | State::Exchanging(exchange) = &mut self.state {
-                if exchange.received[from.index()].replace(frame.body).is_some() {
-                    return Err(EngineError::Twice { from, kind, step });
-                }
+            if let State::Persisting(exchange) | State::Exchanging(exchange) = &mut self.state
+                && exchange.received[from.index()].replace(frame.body).is_some()
+            {
+                return Err(EngineError::Twice { from, kind, step });
             }
             return self.complete(out);
         }
@@ -622,8 +628,8 @@ impl<S: Verify> Engine<S> {
     }
 }
 
-impl<S: Verify> Party for Engine<S> {
-    fn step(&mut self, event: Event) -> Result<Vec<Action>, EngineError> {
+impl<S: Verify> Engine<S> {
+    fn take(&mut self, event: Event) -> Step<Vec<Action>> {
         let mut out = Vec::new();
         match event {
             Event::Start => {
@@ -655,6 +661,20 @@ impl<S: Verify> Party for Engine<S> {
             Event::Deadline { token } => self.deadline(token)?,
         }
         Ok(out)
+    }
+}
+
+impl<S: Verify> Party for Engine<S> {
+    fn step(&mut self, event: Event) -> Result<Vec<Action>, EngineError> {
+        if matches!(self.state, State::Over) {
+            return Err(EngineError::Unasked("an event after the end of the job"));
+        }
+        let actions = self.take(event);
+        if actions.is_err() {
+            // Nothing that comes later may make this party speak again.
+            self.state = State::Over;
+        }
+        actions
     }
 
     fn progress(&self) -> (usize, usize) {

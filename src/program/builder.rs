@@ -233,6 +233,10 @@ impl Tensor {
     pub fn ty(&self) -> Type {
         self.signature.ty
     }
+    /// The builder that records it.
+    pub fn builder(&self) -> &Builder {
+        &self.builder
+    }
     /// Its shape. After an error: the scalar shape.
     pub fn shape(&self) -> &Shape {
         &self.signature.shape

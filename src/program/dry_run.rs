@@ -7,10 +7,19 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use zeroize::Zeroizing;
+
 use super::error::ProgramError;
 use super::evaluate::{Arithmetic, evaluate};
 use super::graph::{Node, Op, Signature, Type, ValueId};
 use super::serial::Program;
+use crate::field::Fp61;
+
+/// Checked values as field elements.
+fn encode(ty: Type, values: &[f64]) -> Zeroizing<Vec<Fp61>> {
+    let scaled = values.iter().map(|v| ty.scaled(*v).expect("checked against the type before"));
+    Zeroizing::new(scaled.map(Fp61::from_i64).collect())
+}
 
 /// The most elements of one value that a dry run computes.
 pub const MAX_DRY_ELEMENTS: usize = 1 << 27;
@@ -66,25 +75,26 @@ impl Seen {
 }
 
 impl Program {
-    /// Computes the program on inputs given by name, row-major, in real
-    /// arithmetic: no rounding to fractional bits, the exact sigmoid.
-    ///
-    /// Values outside declared ranges are reported, not refused. Inputs that
-    /// are missing, unknown, of the wrong length, or hold a value that their
-    /// type does not, are errors. Integers beyond 2^53 are rounded.
-    pub fn dry_run(&self, inputs: &BTreeMap<String, Vec<f64>>) -> Result<DryRun, ProgramError> {
-        refuse_huge(self.nodes())?;
-        let mut words = Vec::new();
-        let mut seen = Vec::new();
+    /// The inputs' words as they are shared, in the program's order.
+    pub fn encode_inputs(
+        &self,
+        inputs: &BTreeMap<String, Vec<f64>>,
+    ) -> Result<Vec<Zeroizing<Vec<Fp61>>>, ProgramError> {
+        let values = self.inputs_in_order(inputs)?;
+        Ok(self.inputs().zip(values).map(|((_, _, signature), values)| encode(signature.ty, values)).collect())
+    }
+
+    /// The inputs in the program's order, each checked against its type and shape.
+    fn inputs_in_order<'a>(&self, inputs: &'a BTreeMap<String, Vec<f64>>) -> Result<Vec<&'a [f64]>, ProgramError> {
+        let mut values = Vec::new();
         for (name, _, signature) in self.inputs() {
-            let values = inputs.get(name).ok_or_else(|| ProgramError::Input {
+            let given = inputs.get(name).ok_or_else(|| ProgramError::Input {
                 name: name.into(),
                 found: "no values".into(),
                 expected: signature.to_string(),
             })?;
-            check_input(name, signature, values)?;
-            seen.push(Seen::new(name, signature.ty, values));
-            words.push(values.clone());
+            check_input(name, signature, given)?;
+            values.push(given.as_slice());
         }
         if let Some(name) = inputs.keys().find(|name| self.inputs().all(|(known, ..)| known != name.as_str())) {
             return Err(ProgramError::Input {
@@ -93,6 +103,19 @@ impl Program {
                 expected: "only inputs that the program names".into(),
             });
         }
+        Ok(values)
+    }
+
+    /// Computes the program on inputs given by name, row-major, in real
+    /// arithmetic: no rounding to fractional bits, the exact sigmoid.
+    ///
+    /// Values outside declared ranges are reported, not refused. Inputs that
+    /// are missing, unknown, of the wrong length, or hold a value that their
+    /// type does not, are errors. Integers beyond 2^53 are rounded.
+    pub fn dry_run(&self, inputs: &BTreeMap<String, Vec<f64>>) -> Result<DryRun, ProgramError> {
+        refuse_huge(self.nodes())?;
+        let words: Vec<Vec<f64>> = self.inputs_in_order(inputs)?.into_iter().map(<[f64]>::to_vec).collect();
+        let seen = self.inputs().zip(&words).map(|((name, _, sig), values)| Seen::new(name, sig.ty, values)).collect();
         let mut reals = Reals::default();
         let outputs = evaluate(self, words, &mut reals);
         Ok(DryRun {

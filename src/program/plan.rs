@@ -290,9 +290,25 @@ pub struct Plan {
     pub outputs: Vec<OutputPlan>,
     /// Δ words of the whole stream
     pub stream_words: u64,
+    /// ranges that the program declares; correctness is conditional on them
+    pub declarations: Vec<Declaration>,
+}
+
+/// A range that a program declares of a value.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Declaration {
+    /// its name in the program
+    pub name: String,
+    /// the range
+    pub ty: Type,
 }
 
 impl Plan {
+    /// Rounds in which words are opened; the last round only computes.
+    pub fn opening_rounds(&self) -> usize {
+        self.rounds.len() - 1
+    }
+
     /// The words that the openings of a round take on the wire, and their degrees.
     pub fn openings(&self, round: usize) -> impl Iterator<Item = (u32, Degree, usize)> + '_ {
         self.rounds[round].open.iter().map(|&i| match &self.prims[i as usize] {

@@ -54,6 +54,7 @@ pub fn leaf(
             }
         }
     }
+    #[allow(clippy::type_complexity)] // a task is its pairs of output strips
     let run = |(i, task): (usize, Vec<(&mut [Fp61], &mut [Fp61])>)| {
         let at = i * STRIP;
         let len = STRIP.min(n - at);

@@ -75,7 +75,7 @@ impl Lowering {
         let error = |known: &Known| known.error * factor + if shift > 0 { ulp(ty.frac) } else { 0.0 };
         if let Known { value: Value::Pending(p), .. } = &self.known[&x] {
             let by = p.shift + shift;
-            if by <= OFFSET_BITS - 1 && p.raw * i128::from(mantissa.unsigned_abs()) < 1 << OFFSET_BITS {
+            if by < OFFSET_BITS && p.raw * i128::from(mantissa.unsigned_abs()) < 1 << OFFSET_BITS {
                 let (p, bound) = (p.clone(), error(&self.known[&x]) + ulp(ty.frac));
                 self.known.remove(&x);
                 // Keep an operand whose mask is open already as it is.

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use self::arith::Pending;
 use super::Program;
 use super::graph::{Block, Node, Op, Signature, Type, ValueId};
-use super::plan::{InputPlan, MaskRef, Material, MaterialId, OutputPlan, Part, Plan, Prim, Pub, Sec};
+use super::plan::{Declaration, InputPlan, MaskRef, Material, MaterialId, OutputPlan, Part, Plan, Prim, Pub, Sec};
 use crate::field::Fp61;
 use crate::roster::{Roster, Scheme};
 use crate::tensor::{Dims, Shape, View};
@@ -125,6 +125,7 @@ struct Lowering {
     constants: Vec<Vec<Fp61>>,
     material: Vec<Material>,
     inputs: Vec<InputPlan>,
+    declarations: Vec<Declaration>,
     known: HashMap<ValueId, Known>,
     /// How often each value of the program is used.
     uses: HashMap<ValueId, usize>,
@@ -147,6 +148,7 @@ impl Lowering {
             constants: Vec::new(),
             material: Vec::new(),
             inputs: Vec::new(),
+            declarations: Vec::new(),
             known: HashMap::new(),
             uses,
             masked: HashMap::new(),
@@ -173,6 +175,13 @@ impl Lowering {
             return Ok(()); // a constant inside a body: the same in each iteration
         }
         let sig = &node.defines[0];
+        if let Op::Declare { name, .. } = &node.op {
+            let declaration = Declaration { name: name.clone(), ty: sig.ty };
+            // Once, however often a loop passes it.
+            if !self.declarations.contains(&declaration) {
+                self.declarations.push(declaration);
+            }
+        }
         let (value, error) = self.op(node, sig)?;
         self.known.insert(node.first, Known { value, ty: sig.ty, shape: sig.shape.clone(), error });
         Ok(())
@@ -424,10 +433,10 @@ impl Lowering {
                 Value::Pending(_) => unreachable!("operands are forced before use"),
             }
         }
-        if let ([(k, x)], [], Fp61::ZERO) = (&secret[..], &public[..], constant) {
-            if *k == Fp61::ONE {
-                return *x;
-            }
+        if let ([(k, x)], [], Fp61::ZERO) = (&secret[..], &public[..], constant)
+            && *k == Fp61::ONE
+        {
+            return *x;
         }
         let out = self.sec(len);
         self.prims.push(Prim::Linear { secret, public, constant, out });

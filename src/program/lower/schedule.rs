@@ -29,6 +29,7 @@ pub(super) fn schedule(l: Lowering, outputs: Vec<OutputPlan>) -> Plan {
         inputs: l.inputs,
         outputs,
         stream_words,
+        declarations: l.declarations,
     };
     renumber(&mut plan.prims, &renumbered);
     free_registers(&mut plan, &levels);

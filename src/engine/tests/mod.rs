@@ -1,0 +1,4 @@
+mod attacks;
+mod cheat;
+mod ideal;
+mod world;

@@ -1,0 +1,222 @@
+//! A node's part in a job, from what the owner sends to what the node signs,
+//! without sockets, disk or clock.
+
+use std::sync::Arc;
+
+use rand_core::CryptoRng;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{
+    CheckedManifest, Limits, ManifestError, Outcome, PROTOCOL, Receipt, SignedManifest, SignedReceipt, sealed_hash,
+};
+use crate::backend::Backend;
+use crate::engine::{self, Engine, EngineError, Party};
+use crate::field::slice::encode_words;
+use crate::keys::{PublicKey, SecretKey};
+use crate::program::plan::Plan;
+use crate::program::{PlanError, Program, ProgramError};
+use crate::roster::Slot;
+use crate::seal::{SealError, SealInfo, Sealed, seal_with};
+use crate::sharing::{Shamir, SharingError, SlotKeys, Spdz};
+use crate::transcript::TranscriptError;
+
+/// What the owner sends to one node to begin a job; the inputs' Δ and the
+/// material stream follow. The keys are this node's own, so it travels only
+/// over the link that is pinned to the node's key.
+#[derive(Serialize, Deserialize)]
+pub struct Assignment {
+    /// [`SignedManifest::to_bytes`]
+    pub manifest: Vec<u8>,
+    /// [`Program::to_bytes`]
+    pub program: Vec<u8>,
+    /// the material keys of the node's slot
+    pub keys: SlotKeys,
+}
+
+/// Why a node refuses a job, or cannot conclude it.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// Not an assignment.
+    #[error("found {found} bytes that are no assignment: the owner runs another version or sends garbage")]
+    Malformed {
+        /// bytes found
+        found: usize,
+    },
+    /// The manifest was refused.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The program was refused.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The program has no plan for the roster.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// This node is not on the roster.
+    #[error("this node ({key}) is not on the job's roster: check the roster file of the owner")]
+    NotOnRoster {
+        /// its short key
+        key: String,
+    },
+    /// The material keys are not those that the manifest names.
+    #[error(transparent)]
+    Keys(#[from] SharingError),
+    /// An input's Δ was refused.
+    #[error(transparent)]
+    Input(#[from] TranscriptError),
+    /// The engine refused the job.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// An output could not be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+}
+
+impl Assignment {
+    /// The wire form. Wiped by the caller's `Zeroizing` when dropped.
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(postcard::to_stdvec(self).expect("an assignment is plain data and always encodes"))
+    }
+
+    /// Reads the wire form; refuses bytes left over.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, JobError> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((assignment, [])) => Ok(assignment),
+            _ => Err(JobError::Malformed { found: bytes.len() }),
+        }
+    }
+}
+
+/// A job that this node has checked: manifest, program, plan and keys fit.
+pub struct Assigned {
+    manifest: CheckedManifest,
+    plan: Arc<Plan>,
+    slot: Slot,
+    keys: SlotKeys,
+}
+
+impl Assigned {
+    /// Checks everything that the owner sent. `now` is in unix seconds.
+    /// Whether this owner is served at all is the caller's to decide.
+    pub fn check(assignment: Assignment, node: &PublicKey, now: u64, limits: &Limits) -> Result<Self, JobError> {
+        let manifest = SignedManifest::verify(&assignment.manifest, now, limits)?;
+        let slot = manifest.slot_of(node).ok_or_else(|| JobError::NotOnRoster { key: node.short() })?;
+        let program = Program::from_bytes(&assignment.program)?;
+        let signed = manifest.manifest();
+        let plan = program.plan(signed.roster)?;
+        manifest.check_plan(&program.digest(), &plan)?;
+        assignment.keys.check(&signed.keys, signed.roster, slot)?;
+        Ok(Self { manifest, plan: Arc::new(plan), slot, keys: assignment.keys })
+    }
+
+    /// The signed manifest.
+    pub fn manifest(&self) -> &CheckedManifest {
+        &self.manifest
+    }
+    /// The plan that all parties compute.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+    /// This node's slot.
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Accepts the inputs' Δ, in the plan's order, and makes the party that
+    /// runs the plan. `rng` draws its commitments' nonces.
+    pub fn party<B: Backend>(
+        self,
+        inputs: &[Vec<u8>],
+        backend: B,
+        rng: Box<dyn CryptoRng + Send>,
+    ) -> Result<(Box<dyn Party>, Conclusion), JobError> {
+        let Self { manifest, plan, slot, keys } = self;
+        let signed = manifest.manifest();
+        let accepted: Result<Vec<_>, _> =
+            (0..).zip(inputs).filter_map(|(i, bytes)| manifest.accept_input(i, bytes)).collect();
+        let job = engine::Job {
+            plan: Arc::clone(&plan),
+            manifest: manifest.digest(),
+            owner: signed.owner,
+            attempts: signed.attempts,
+            inputs: accepted?,
+        };
+        let party: Box<dyn Party> = match keys {
+            SlotKeys::Shamir(ref keys) => {
+                Box::new(Engine::new(job, Shamir::new(signed.roster, slot, keys.clone(), backend)?, rng)?)
+            }
+            SlotKeys::Spdz(ref key) => {
+                Box::new(Engine::new(job, Spdz::new(signed.roster, slot, key.clone(), backend)?, rng)?)
+            }
+        };
+        Ok((party, Conclusion { manifest, plan, slot }))
+    }
+}
+
+/// What remains to be done when the engine is done: seal and sign.
+pub struct Conclusion {
+    manifest: CheckedManifest,
+    plan: Arc<Plan>,
+    slot: Slot,
+}
+
+/// What a node holds for the readers of a finished job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Concluded {
+    /// the node's receipt
+    pub receipt: SignedReceipt,
+    /// its sealed share of each output, in the plan's order ([`Sealed`] in postcard)
+    pub sealed: Vec<Vec<u8>>,
+}
+
+impl Conclusion {
+    /// Seals each output share to the reader that the signed manifest names,
+    /// and signs the receipt. The outcome exists only after a passed check.
+    pub fn conclude(
+        &self,
+        outcome: engine::Outcome,
+        node: &SecretKey,
+        (sent, received): (u64, u64),
+        rng: &mut (dyn CryptoRng + Send),
+    ) -> Result<Concluded, JobError> {
+        let signed = self.manifest.manifest();
+        let mut sealed = Vec::with_capacity(outcome.outputs.len());
+        for (output, (share, entry)) in (0..).zip(outcome.outputs.iter().zip(&signed.outputs)) {
+            let info = SealInfo { manifest: self.manifest.digest(), output, sender: self.slot, reader: entry.reader };
+            let plain = Zeroizing::new(encode_words(share.words()));
+            let share: Sealed = seal_with(&info, &plain, &mut &mut *rng)?;
+            sealed.push(postcard::to_stdvec(&share).expect("bytes always encode"));
+        }
+        let receipt = Receipt {
+            protocol: PROTOCOL,
+            manifest: self.manifest.digest(),
+            slot: self.slot,
+            transcript: outcome.passed.transcript(),
+            checks: outcome.passed.checks(),
+            outcome: Outcome::Released,
+            blamed: outcome.blamed.into_iter().collect(),
+            rounds: self.plan.opening_rounds() as u32,
+            sent,
+            received,
+            outputs: sealed.iter().map(|s| sealed_hash(s)).collect(),
+            conditional: !self.plan.declarations.is_empty(),
+        };
+        Ok(Concluded { receipt: receipt.sign(node), sealed })
+    }
+}
+
+impl Concluded {
+    /// The wire and file form.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        postcard::to_stdvec(self).expect("plain data always encodes")
+    }
+
+    /// Reads the wire form; refuses bytes left over. Nothing in it is relied
+    /// on before [`compare`](super::compare).
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, JobError> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((concluded, [])) => Ok(concluded),
+            _ => Err(JobError::Malformed { found: bytes.len() }),
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! Receipts: what each node says about a finished job, signed.
+//!
+//! A set of equal receipts is a **threshold attestation, not a proof**: it says
+//! that the result is correct if at least one signer (SPDZ), or all but t of
+//! them (Shamir), were honest, and if the ranges that the program declares
+//! hold. Nodes that all cheat together can sign anything. The owner therefore
+//! also verifies the outputs themselves
+//! ([`Dealer::verify_output`](crate::sharing::Dealer::verify_output)); a valid
+//! MAC or decoding alone would not be enough either, since a tampered Beaver
+//! opening gives a wrong value with a valid MAC.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::manifest::{CheckedManifest, PROTOCOL};
+use crate::keys::{SecretKey, Signature, hex};
+use crate::roster::{MAX_NODES, Slot};
+
+const SIGNED: &str = "receipt";
+const SEALED: &str = "beaverdam 2026-01 sealed output v1";
+/// 256 outputs of 32 bytes, 32 blamed slots and the fixed fields fit well.
+const MAX_BYTES: usize = 16 * 1024;
+
+/// How a job ended at a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Outcome {
+    /// every check passed and the outputs were sealed to their readers
+    Released,
+    /// it ended before the outputs were released
+    Stopped,
+}
+
+/// What one node says about one job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// [`PROTOCOL`]; always the first field
+    pub protocol: u16,
+    /// digest of the job's manifest
+    pub manifest: [u8; 32],
+    /// who says it
+    pub slot: Slot,
+    /// the running hash after the last check
+    pub transcript: [u8; 32],
+    /// checks passed
+    pub checks: u32,
+    /// how it ended
+    pub outcome: Outcome,
+    /// slots whose shares this node found wrong and corrected, ascending
+    pub blamed: Vec<Slot>,
+    /// rounds of openings
+    pub rounds: u32,
+    /// bytes sent to other nodes
+    pub sent: u64,
+    /// bytes received from other nodes
+    pub received: u64,
+    /// [`sealed_hash`] of this node's sealed share of each output, in order
+    pub outputs: Vec<[u8; 32]>,
+    /// whether correctness is conditional on ranges that the program declares
+    pub conditional: bool,
+}
+
+/// A receipt with its node's signature, as it travels; not yet checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedReceipt {
+    receipt: Receipt,
+    signature: Signature,
+}
+
+/// Why receipts were refused. Nothing that the nodes sealed may then be relied on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReceiptError {
+    /// Bytes that are no receipt in its one encoding.
+    #[error("{found} bytes are no signed receipt of protocol version {PROTOCOL}: fetch it from the node again")]
+    Malformed {
+        /// bytes found
+        found: usize,
+    },
+    /// A receipt from a slot that the roster does not have.
+    #[error("a receipt claims to come from {slot}, which is not on the job's roster: discard it")]
+    Stranger {
+        /// the slot
+        slot: Slot,
+    },
+    /// The node's key did not sign it.
+    #[error("the receipt of {slot} is not signed by the key that the manifest names: fetch it from that node itself")]
+    Signature {
+        /// the slot
+        slot: Slot,
+    },
+    /// A receipt of another job.
+    #[error("the receipt of {slot} is for job {}, expected {}: fetch the one of this job", hex(.found), hex(.expected))]
+    Job {
+        /// the slot
+        slot: Slot,
+        /// manifest digest found
+        found: [u8; 32],
+        /// manifest digest expected
+        expected: [u8; 32],
+    },
+    /// Two receipts of one slot.
+    #[error("{slot} gave two receipts, expected one: if they differ, keep both as evidence")]
+    Twice {
+        /// the slot
+        slot: Slot,
+    },
+    /// The receipt does not fit the manifest.
+    #[error("the receipt of {slot} names {found} {what}, expected {expected}: do not rely on this job")]
+    Content {
+        /// the slot
+        slot: Slot,
+        /// of what
+        what: &'static str,
+        /// what it says
+        found: String,
+        /// what was expected
+        expected: String,
+    },
+    /// Not all nodes gave one.
+    #[error("receipts of {missing} are missing, every node must sign: fetch them before relying on the result")]
+    Missing {
+        /// whose, in words
+        missing: String,
+    },
+    /// The nodes do not say the same.
+    #[error("the nodes disagree on {what} ({said}): at least one lies, do not rely on any output")]
+    Disagree {
+        /// on what
+        what: &'static str,
+        /// who said what
+        said: String,
+    },
+    /// All nodes say that the job was not finished.
+    #[error("all nodes say that the job stopped before its outputs were released: run it again with a new nonce")]
+    Stopped,
+}
+
+/// The hash of a sealed output, which the node's receipt names: it ties what
+/// the reader fetches to what the node signed.
+pub fn sealed_hash(sealed: &[u8]) -> [u8; 32] {
+    blake3::derive_key(SEALED, sealed)
+}
+
+impl Receipt {
+    /// Signs it with the node's key.
+    pub fn sign(self, node: &SecretKey) -> SignedReceipt {
+        let signature = node.sign(SIGNED, &self.to_bytes());
+        SignedReceipt { receipt: self, signature }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        postcard::to_stdvec(self).expect("a receipt is plain data and always encodes")
+    }
+}
+
+impl SignedReceipt {
+    /// The wire and file form.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        postcard::to_stdvec(self).expect("a receipt is plain data and always encodes")
+    }
+
+    /// Reads the wire form; refuses bytes left over and other versions.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ReceiptError> {
+        let malformed = ReceiptError::Malformed { found: bytes.len() };
+        if bytes.len() > MAX_BYTES {
+            return Err(malformed);
+        }
+        match postcard::take_from_bytes::<Self>(bytes) {
+            Ok((signed, [])) if signed.receipt.protocol == PROTOCOL && signed.to_bytes() == bytes => Ok(signed),
+            _ => Err(malformed),
+        }
+    }
+
+    /// What the receipt claims: not to be relied on before [`compare`].
+    pub fn claimed(&self) -> &Receipt {
+        &self.receipt
+    }
+
+    /// Whether it is this job's, signed by the slot's key, and fits the manifest.
+    fn check(&self, manifest: &CheckedManifest) -> Result<(), ReceiptError> {
+        let Receipt { slot, manifest: found, .. } = self.receipt;
+        let key = manifest.node(slot).ok_or(ReceiptError::Stranger { slot })?;
+        key.verify(SIGNED, &self.receipt.to_bytes(), &self.signature).map_err(|_| ReceiptError::Signature { slot })?;
+        let expected = manifest.digest();
+        if found != expected {
+            return Err(ReceiptError::Job { slot, found, expected });
+        }
+        let roster = manifest.manifest().roster;
+        let blamed = &self.receipt.blamed;
+        if !blamed.iter().all(|b| roster.has(*b)) || !blamed.is_sorted_by(|a, b| a < b) {
+            let found = format!("{:?}", blamed.iter().take(usize::from(MAX_NODES)).map(|b| b.0).collect::<Vec<_>>());
+            let expected = format!("ascending slots of {roster}");
+            return Err(ReceiptError::Content { slot, what: "as blamed slots", found, expected });
+        }
+        let outputs = match self.receipt.outcome {
+            Outcome::Released => manifest.manifest().outputs.len(),
+            Outcome::Stopped => 0,
+        };
+        if self.receipt.outputs.len() != outputs {
+            let (found, expected) = (self.receipt.outputs.len().to_string(), outputs.to_string());
+            return Err(ReceiptError::Content { slot, what: "sealed outputs", found, expected });
+        }
+        Ok(())
+    }
+}
+
+/// The receipts of all nodes, which say the same: a threshold attestation (see
+/// the module), not a proof.
+#[derive(Clone, Debug)]
+pub struct Agreed {
+    receipts: Vec<Receipt>,
+}
+
+impl Agreed {
+    /// The receipts in slot order.
+    pub fn receipts(&self) -> &[Receipt] {
+        &self.receipts
+    }
+    /// The transcript hash that all nodes signed.
+    pub fn transcript(&self) -> [u8; 32] {
+        self.receipts[0].transcript
+    }
+    /// The number of passed checks, which all nodes signed.
+    pub fn checks(&self) -> u32 {
+        self.receipts[0].checks
+    }
+    /// The number of rounds, which all nodes signed.
+    pub fn rounds(&self) -> u32 {
+        self.receipts[0].rounds
+    }
+    /// Whether correctness is conditional on ranges that the program declares.
+    pub fn conditional(&self) -> bool {
+        self.receipts[0].conditional
+    }
+    /// Slots that any node found cheating, ascending.
+    pub fn blamed(&self) -> Vec<Slot> {
+        let all: std::collections::BTreeSet<_> = self.receipts.iter().flat_map(|r| &r.blamed).copied().collect();
+        all.into_iter().collect()
+    }
+    /// Whether these sealed bytes are the ones that the slot signed as its
+    /// share of the output with this number.
+    pub fn sealed_by(&self, slot: Slot, output: u32, sealed: &[u8]) -> bool {
+        let receipt = self.receipts.iter().find(|r| r.slot == slot);
+        receipt.and_then(|r| r.outputs.get(output as usize)).is_some_and(|hash| *hash == sealed_hash(sealed))
+    }
+}
+
+/// Accepts a job's receipts if all n nodes signed one and all say the same:
+/// transcript, checks passed, rounds, outcome, condition. (Blamed slots may
+/// differ: a cheater can send a wrong share to one node alone.)
+pub fn compare(receipts: &[SignedReceipt], manifest: &CheckedManifest) -> Result<Agreed, ReceiptError> {
+    let mut by_slot = BTreeMap::new();
+    for signed in receipts {
+        signed.check(manifest)?;
+        let slot = signed.receipt.slot;
+        if by_slot.insert(slot, signed.receipt.clone()).is_some() {
+            return Err(ReceiptError::Twice { slot });
+        }
+    }
+    let missing = manifest.manifest().roster.slots().filter(|slot| !by_slot.contains_key(slot));
+    let missing = missing.map(|slot| slot.to_string()).collect::<Vec<_>>().join(", ");
+    if !missing.is_empty() {
+        return Err(ReceiptError::Missing { missing });
+    }
+    let receipts: Vec<Receipt> = by_slot.into_values().collect();
+    agree(&receipts, "the outcome", |r| format!("{:?}", r.outcome).to_lowercase())?;
+    agree(&receipts, "the transcript", |r| hex(&r.transcript))?;
+    agree(&receipts, "the checks passed", |r| r.checks.to_string())?;
+    agree(&receipts, "the rounds", |r| r.rounds.to_string())?;
+    agree(&receipts, "whether declared ranges are relied on", |r| r.conditional.to_string())?;
+    match receipts[0].outcome {
+        Outcome::Released => Ok(Agreed { receipts }),
+        Outcome::Stopped => Err(ReceiptError::Stopped),
+    }
+}
+
+fn agree(receipts: &[Receipt], what: &'static str, of: impl Fn(&Receipt) -> String) -> Result<(), ReceiptError> {
+    let said: Vec<String> = receipts.iter().map(of).collect();
+    if said.windows(2).all(|pair| pair[0] == pair[1]) {
+        return Ok(());
+    }
+    let said = receipts.iter().zip(said).map(|(r, said)| format!("{}: {said}", r.slot));
+    Err(ReceiptError::Disagree { what, said: said.collect::<Vec<_>>().join(", ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifest::tests::{checked, node};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn receipt(slot: u8) -> Receipt {
+        Receipt {
+            protocol: PROTOCOL,
+            manifest: checked().digest(),
+            slot: Slot(slot),
+            transcript: [5; 32],
+            checks: 3,
+            outcome: Outcome::Released,
+            blamed: vec![Slot(2)],
+            rounds: 40,
+            sent: 1000 + u64::from(slot),
+            received: 2000,
+            outputs: vec![sealed_hash(&[slot]), sealed_hash(&[slot, slot])],
+            conditional: true,
+        }
+    }
+    /// All four receipts, the one of `slot` changed and signed by `slot` again.
+    fn with(slot: u8, change: impl Fn(&mut Receipt)) -> Vec<SignedReceipt> {
+        let one = |i| {
+            let mut r = receipt(i);
+            if i == slot {
+                change(&mut r);
+            }
+            r.sign(&node(i))
+        };
+        (1..=4).map(one).collect()
+    }
+    fn refused(slot: u8, change: impl Fn(&mut Receipt)) -> ReceiptError {
+        compare(&with(slot, change), &checked()).unwrap_err()
+    }
+
+    #[test]
+    fn equal_receipts_agree() {
+        let mut all = with(0, |_| {});
+        all.reverse();
+        let agreed = compare(&all, &checked()).unwrap();
+        assert_eq!((agreed.transcript(), agreed.checks(), agreed.rounds()), ([5; 32], 3, 40));
+        assert!(agreed.conditional());
+        assert_eq!(agreed.blamed(), [Slot(2)]);
+        assert_eq!(agreed.receipts().iter().map(|r| r.slot.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert!(agreed.sealed_by(Slot(3), 1, &[3, 3]));
+        // Swapped between slots or outputs, changed, or of no output.
+        assert!(!agreed.sealed_by(Slot(3), 1, &[2, 2]));
+        assert!(!agreed.sealed_by(Slot(3), 0, &[3, 3]));
+        assert!(!agreed.sealed_by(Slot(3), 2, &[3, 3]));
+        assert!(!agreed.sealed_by(Slot(9), 0, &[3]));
+    }
+
+    #[test]
+    fn a_node_that_saw_another_transcript_is_told_apart() {
+        let ReceiptError::Disagree { what, said } = refused(3, |r| r.transcript[0] = 6) else { panic!() };
+        assert_eq!(what, "the transcript");
+        assert!(said.contains("node 2: 0505") && said.contains("node 3: 0605"), "{said}");
+        for (what, change) in [
+            ("the checks passed", (|r| r.checks = 2) as fn(&mut Receipt)),
+            ("the rounds", |r| r.rounds += 1),
+            ("whether declared ranges are relied on", |r| r.conditional = false),
+            ("the outcome", |r| {
+                r.outcome = Outcome::Stopped;
+                r.outputs.clear();
+            }),
+        ] {
+            assert!(matches!(refused(4, change), ReceiptError::Disagree { what: w, .. } if w == what));
+        }
+    }
+
+    #[test]
+    fn a_missing_doubled_or_foreign_receipt_is_refused() {
+        let all = with(0, |_| {});
+        let refused_of = |set: &[SignedReceipt]| compare(set, &checked()).unwrap_err();
+        assert_eq!(refused_of(&all[..2]), ReceiptError::Missing { missing: "node 3, node 4".into() });
+        assert_eq!(refused_of(&[]).to_string().matches("node").count(), 5);
+        assert_eq!(refused_of(&[&all[..], &all[..1]].concat()), ReceiptError::Twice { slot: Slot(1) });
+        for slot in [0, 5, 255] {
+            assert_eq!(refused(1, |r| r.slot = Slot(slot)), ReceiptError::Stranger { slot: Slot(slot) });
+        }
+        // Node 1 speaks for node 2.
+        assert_eq!(refused(1, |r| r.slot = Slot(2)), ReceiptError::Signature { slot: Slot(2) });
+        assert!(matches!(refused(1, |r| r.manifest[0] ^= 1), ReceiptError::Job { slot: Slot(1), .. }));
+    }
+
+    #[test]
+    fn content_must_fit_the_manifest() {
+        for change in [
+            (|r| r.blamed = vec![Slot(5)]) as fn(&mut Receipt),
+            |r| r.blamed = vec![Slot(0)],
+            |r| r.blamed = vec![Slot(2), Slot(1)],
+            |r| r.blamed = vec![Slot(2), Slot(2)],
+            |r| r.outputs.truncate(1),
+            |r| r.outputs.push([0; 32]),
+            |r| r.outcome = Outcome::Stopped,
+        ] {
+            assert!(matches!(refused(2, change), ReceiptError::Content { slot: Slot(2), .. }));
+        }
+    }
+
+    #[test]
+    fn a_changed_receipt_is_refused() {
+        let mut all = with(0, |_| {});
+        all[1].receipt.sent += 1;
+        assert_eq!(compare(&all, &checked()).unwrap_err(), ReceiptError::Signature { slot: Slot(2) });
+    }
+
+    #[test]
+    fn stopped_jobs_release_nothing() {
+        let stopped = |slot| {
+            let mut r = receipt(slot);
+            (r.outcome, r.outputs) = (Outcome::Stopped, Vec::new());
+            r.sign(&node(slot))
+        };
+        let all: Vec<_> = (1..=4).map(stopped).collect();
+        assert_eq!(compare(&all, &checked()).unwrap_err(), ReceiptError::Stopped);
+    }
+
+    #[test]
+    fn the_wire_form_is_frozen() {
+        let fixed = Receipt { manifest: [1; 32], ..receipt(1) };
+        insta::assert_snapshot!(hex(&fixed.sign(&node(1)).to_bytes()), @"0101010101010101010101010101010101010101010101010101010101010101010105050505050505050505050505050505050505050505050505050505050505050300010228e907d00f028187f9d72e7bfdfb0b7d80cd120985a98352c4b8ba9f9c15b5d806e084c7b70e485568c85f985e189f6dabaca513201132c348f3dd7700a4059364a1def002a8014362f0e07cf78dc945ae2c79917723b0c94057f35422ef8f905b3563fd74f31bf9e81b24fd40b9db4cdc137b51a9b0e7c343305e61d22b8e372c9302d3947e0f");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            if let Ok(receipt) = SignedReceipt::from_bytes(&bytes) {
+                let refused = compare(&[receipt], &checked()).unwrap_err();
+                prop_assert!(!matches!(refused, ReceiptError::Missing { .. }), "{refused}");
+            }
+        }
+
+        #[test]
+        fn every_changed_byte_is_noticed(at in 0usize..10_000, bit in 0u32..8) {
+            let mut wire = receipt(1).sign(&node(1)).to_bytes();
+            let at = at % wire.len();
+            wire[at] ^= 1 << bit;
+            if let Ok(changed) = SignedReceipt::from_bytes(&wire) {
+                let refused = compare(&[changed], &checked()).unwrap_err();
+                prop_assert!(!matches!(refused, ReceiptError::Missing { .. }), "{refused}");
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! From data and program to a signed job.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{OwnerError, Ticket};
+use crate::entropy::Entropy;
+use crate::field::slice::encode_words;
+use crate::job::{Assignment, CheckedManifest, InputEntry, Limits, Manifest, OutputEntry, PROTOCOL, SignedManifest};
+use crate::keys::{PublicKey, SecretKey};
+use crate::material::{SegmentStream, input_corrections};
+use crate::program::Program;
+use crate::program::plan::Plan;
+use crate::roster::{Roster, Slot};
+use crate::sharing::{Dealer, job_keys};
+use crate::transcript::root;
+
+/// When seeded jobs expire: at a fixed time, so that their manifest is reproducible.
+const SEEDED_EXPIRY: u64 = 4_102_444_800; // 2100-01-01
+
+/// What the owner wants computed.
+pub struct Request<'a> {
+    /// what
+    pub program: &'a Program,
+    /// scheme, n and t
+    pub roster: Roster,
+    /// the nodes' keys in slot order
+    pub nodes: &'a [PublicKey],
+    /// values by the inputs' names, row-major, in real units
+    pub inputs: &'a BTreeMap<String, Vec<f64>>,
+    /// keys by the names of readers; whoever owns an input under that name is
+    /// the owner itself
+    pub readers: &'a BTreeMap<String, PublicKey>,
+    /// when the job must be over, in unix seconds
+    pub expires: u64,
+    /// for people, at most 280 bytes
+    pub note: &'a str,
+}
+
+/// A signed job with everything that the nodes must be sent. Made once and
+/// not cloned: its nonce, and so its material, belongs to this data alone.
+pub struct Prepared {
+    owner: Arc<SecretKey>,
+    signed: Vec<u8>,
+    manifest: CheckedManifest,
+    program: Vec<u8>,
+    plan: Arc<Plan>,
+    dealer: Arc<dyn Dealer>,
+    inputs: Vec<Vec<u8>>,
+}
+
+/// Prepares a job: plans the program, draws a nonce, masks the inputs and
+/// signs the manifest. Costs one expansion of the inputs' masks per key.
+pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) -> Result<Prepared, OwnerError> {
+    let Request { program, roster, nodes, inputs, readers, expires, note } = *request;
+    let plan = Arc::new(program.plan(roster)?);
+    let words = program.encode_inputs(inputs)?;
+    let mut nonce = [0; 32];
+    entropy.generator(&[b"job nonce", &program.digest()])?.fill_bytes(&mut nonce);
+    let dealer: Arc<dyn Dealer> = Arc::from(job_keys(&owner.dealing(), &nonce, roster));
+
+    let mut corrections = Vec::with_capacity(words.len());
+    let mut entries = Vec::with_capacity(words.len());
+    for (number, (words, input)) in (0..).zip(words.iter().zip(&plan.inputs)) {
+        let delta = input_corrections(&*dealer, &plan, number, words)?;
+        entries.push(InputEntry {
+            name: input.name.clone(),
+            owner: owner.public(),
+            words: delta.len() as u64,
+            root: root(&delta),
+        });
+        corrections.push(encode_words(&delta));
+    }
+    let outputs = plan.outputs.iter().map(|output| {
+        let own = plan.inputs.iter().any(|input| input.owner == output.reader);
+        let reader = readers.get(&output.reader).copied().or_else(|| own.then(|| owner.public()));
+        let missing = || OwnerError::Reader { output: output.name.clone(), reader: output.reader.clone() };
+        Ok(OutputEntry { name: output.name.clone(), reader: reader.ok_or_else(missing)? })
+    });
+    let seeded = entropy.insecure_seed().is_some();
+    let manifest = Manifest {
+        protocol: PROTOCOL,
+        nonce,
+        owner: owner.public(),
+        roster,
+        nodes: nodes.to_vec(),
+        epoch: 0,
+        program: program.digest(),
+        plan: crate::job::plan_digest(&plan),
+        inputs: entries,
+        keys: dealer.key_hashes(),
+        stream_words: plan.stream_words,
+        attempts: 1,
+        outputs: outputs.collect::<Result<_, OwnerError>>()?,
+        expires: if seeded { SEEDED_EXPIRY } else { expires },
+        insecure_seeded: seeded,
+        note: note.to_owned(),
+    };
+    let signed = manifest.sign(owner)?.to_bytes();
+    let manifest = SignedManifest::verify(&signed, 0, &Limits::unlimited())?;
+    let program = program.to_bytes();
+    Ok(Prepared { owner: Arc::clone(owner), signed, manifest, program, plan, dealer, inputs: corrections })
+}
+
+impl Prepared {
+    /// The signed manifest.
+    pub fn manifest(&self) -> &CheckedManifest {
+        &self.manifest
+    }
+    /// The plan that all parties compute.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+    /// What the node at a slot is sent first, over a link pinned to its key.
+    pub fn assignment(&self, slot: Slot) -> Assignment {
+        let keys = self.dealer.slot_keys(slot);
+        Assignment { manifest: self.signed.clone(), program: self.program.clone(), keys }
+    }
+    /// The Δ of each input, in the plan's order; the same for all nodes.
+    pub fn inputs(&self) -> &[Vec<u8>] {
+        &self.inputs
+    }
+    /// The material stream, dealt as it is walked.
+    pub fn stream(&self) -> Result<SegmentStream, OwnerError> {
+        let (plan, dealer) = (Arc::clone(&self.plan), Arc::clone(&self.dealer));
+        Ok(SegmentStream::new(plan, dealer, Arc::clone(&self.owner), self.manifest.stream(), 0)?)
+    }
+    /// The keys of the whole job: whoever holds them reads every secret of it.
+    #[cfg(test)]
+    pub(crate) fn dealer(&self) -> &dyn Dealer {
+        &*self.dealer
+    }
+    /// What is needed to read the result later, beside the key: nothing secret.
+    pub fn ticket(&self) -> Ticket {
+        Ticket { manifest: self.signed.clone(), program: self.program.clone() }
+    }
+}
