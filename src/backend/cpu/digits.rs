@@ -5,10 +5,10 @@
 //! added.
 
 use rayon::prelude::*;
-use zeroize::Zeroize;
 
+use super::pool::Wiped;
 use super::{STRIP, TASK, Words, build};
-use crate::field::{Fp61, slice, zeros};
+use crate::field::{Fp61, slice};
 
 /// See [`Backend::shift_public`](crate::backend::Backend::shift_public).
 pub fn shift_public(c: &[Fp61], thresholds: &[i64], by: u8) -> (Words, Words) {
@@ -40,7 +40,7 @@ pub fn leaf(
     carry: Option<&[Fp61]>,
 ) -> (Words, Words) {
     let n = c.len();
-    let (mut greater, mut equal) = (zeros(thresholds.len() * n), zeros(thresholds.len() * n));
+    let (mut greater, mut equal) = (Wiped::zeros(thresholds.len() * n), Wiped::zeros(thresholds.len() * n));
     // A task owns one range of words, of every threshold: the sums over v > u
     // are made once and serve all of them.
     let mut tasks: Vec<Vec<(&mut [Fp61], &mut [Fp61])>> = Vec::new();
@@ -58,7 +58,7 @@ pub fn leaf(
     let run = |(i, task): (usize, Vec<(&mut [Fp61], &mut [Fp61])>)| {
         let at = i * STRIP;
         let len = STRIP.min(n - at);
-        let mut above = above(one_hot, n, at, len, 1 << bits);
+        let above = above(one_hot, n, at, len, 1 << bits);
         for ((greater, equal), threshold) in task.into_iter().zip(thresholds) {
             for i in 0..len {
                 let c = c[at + i];
@@ -70,7 +70,6 @@ pub fn leaf(
                 }
             }
         }
-        above.as_mut_slice().zeroize();
     };
     if n * thresholds.len() <= TASK {
         tasks.into_iter().enumerate().for_each(run);
@@ -81,8 +80,8 @@ pub fn leaf(
 }
 
 /// Row u holds Σ_{v > u} one_hot\[v\], for `len` words from `at` on.
-fn above(one_hot: &[Fp61], n: usize, at: usize, len: usize, rows: usize) -> Vec<Fp61> {
-    let mut above = zeros(rows * len);
+fn above(one_hot: &[Fp61], n: usize, at: usize, len: usize, rows: usize) -> Wiped {
+    let mut above = Wiped::zeros(rows * len);
     for u in (0..rows - 1).rev() {
         let (low, high) = above.split_at_mut((u + 1) * len);
         let row = &mut low[u * len..];

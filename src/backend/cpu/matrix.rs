@@ -3,8 +3,8 @@
 
 use rayon::prelude::*;
 
-use super::Wiped;
-use crate::field::{Fp61, zeros};
+use super::pool::Wiped;
+use crate::field::Fp61;
 
 /// Rows and columns of a full tile.
 const TILE: usize = 4;
@@ -22,7 +22,7 @@ pub fn add_product(out: &mut [Fp61], k: usize, n: usize, x: &[Fp61], y: &[Fp61])
     let m = out.len() / n;
     let packed = (m > TILE && n > 1).then(|| pack(k, n, y));
     let y = match &packed {
-        Some(panels) => Right { words: &panels.0, packed: true, k, n },
+        Some(panels) => Right { words: panels, packed: true, k, n },
         None => Right { words: y, packed: false, k, n },
     };
     let rows = (TASK / (k * n)).clamp(1, m).next_multiple_of(TILE);
@@ -49,8 +49,8 @@ impl Right<'_> {
 }
 
 fn pack(k: usize, n: usize, y: &[Fp61]) -> Wiped {
-    let mut panels = Wiped(zeros(k * n));
-    for (panel, out) in panels.0.chunks_mut(TILE * k).enumerate() {
+    let mut panels = Wiped::zeros(k * n);
+    for (panel, out) in panels.chunks_mut(TILE * k).enumerate() {
         let width = out.len() / k;
         for (out, row) in out.chunks_exact_mut(width).zip(y.chunks_exact(n)) {
             out.copy_from_slice(&row[panel * TILE..][..width]);

@@ -6,6 +6,7 @@
 
 mod digits;
 mod matrix;
+mod pool;
 mod views;
 
 use std::borrow::Cow;
@@ -15,9 +16,10 @@ use rayon::prelude::*;
 use zeroize::Zeroize;
 
 use super::{Backend, BackendError};
-use crate::field::{Fp61, slice, zeros};
+use crate::field::{Fp61, slice};
 use crate::prg::Stream;
 use crate::tensor::{Dims, View};
+use pool::Wiped;
 
 /// Words of a result that one task computes; smaller results stay on the
 /// calling thread.
@@ -34,23 +36,19 @@ pub struct Cpu;
 #[derive(Clone)]
 pub struct Words(Arc<Wiped>);
 
-struct Wiped(Vec<Fp61>);
-
-impl Drop for Wiped {
-    fn drop(&mut self) {
-        // A vector that was cut short still holds words past its end.
-        self.0.resize(self.0.capacity(), Fp61::ZERO);
-        self.0.as_mut_slice().zeroize();
-    }
-}
 impl AsRef<[Fp61]> for Words {
     fn as_ref(&self) -> &[Fp61] {
-        &self.0.0
+        &self.0
     }
 }
 impl From<Vec<Fp61>> for Words {
     fn from(words: Vec<Fp61>) -> Self {
-        Self(Arc::new(Wiped(words)))
+        Wiped::from(words).into()
+    }
+}
+impl From<Wiped> for Words {
+    fn from(words: Wiped) -> Self {
+        Self(Arc::new(words))
     }
 }
 
@@ -93,7 +91,7 @@ impl Backend for Cpu {
                 }
             }),
             Dims::Matmul { k, n, .. } => {
-                let mut out = zeros(len);
+                let mut out = Wiped::zeros(len);
                 matrix::add_product(&mut out, k, n, x, y);
                 out.into()
             }
@@ -137,11 +135,11 @@ impl Backend for Cpu {
             }),
             // c + D·b + (a + k·D)·E
             Dims::Matmul { k: inner, n, .. } => {
-                let mut shifted = Wiped(a.to_vec());
-                slice::add_scaled(&mut shifted.0, k, d);
-                let mut out = c.to_vec();
+                let mut shifted = Wiped::copy(a);
+                slice::add_scaled(&mut shifted, k, d);
+                let mut out = Wiped::copy(c);
                 matrix::add_product(&mut out, inner, n, d, b);
-                matrix::add_product(&mut out, inner, n, &shifted.0, e);
+                matrix::add_product(&mut out, inner, n, &shifted, e);
                 out.into()
             }
         }
@@ -177,7 +175,7 @@ fn checked(words: &Words, len: usize) -> &[Fp61] {
 /// A vector of `n` words, computed in tasks of whole units: `task` gets the
 /// index of its first word and its words, which are 0.
 fn build(n: usize, unit: usize, task: impl Fn(usize, &mut [Fp61]) + Sync) -> Words {
-    let mut out = zeros(n);
+    let mut out = Wiped::zeros(n);
     let len = (TASK / unit).max(1) * unit;
     if n <= len {
         task(0, &mut out);
