@@ -8,10 +8,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{Assigned, Concluded, JobError, Limits};
+use super::{Assigned, Concluded, Conclusion, JobError, Limits};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
-use crate::engine::{Action, Event};
+use crate::engine::{Action, Event, Party};
 use crate::entropy::{Entropy, NoEntropy};
 use crate::keys::SecretKey;
 use crate::owner::{OwnerError, Prepared, Request, prepare, read};
@@ -27,7 +27,7 @@ pub struct Run {
     pub transcript: [u8; 32],
     /// rounds of openings
     pub rounds: u32,
-    /// from the first message to the last receipt
+    /// from the first message, all nodes ready and inputs masked, to the last receipt
     pub online: Duration,
 }
 
@@ -118,22 +118,28 @@ fn compute<B: Backend>(
     let roster = job.plan().roster;
     let (senders, receivers): (Vec<_>, Vec<_>) = roster.slots().map(|_| channel()).unzip();
     let segments = Segments::default();
+    let mut ready = Vec::with_capacity(nodes.len());
+    for (slot, node) in roster.slots().zip(nodes) {
+        let fail = |source: JobError| LocalError::Node { slot, source };
+        let assigned = Assigned::check(job.assignment(slot), &node.public(), 0, &Limits::unlimited()).map_err(fail)?;
+        let rng = entropy.generator(&[b"engine", &[slot.0]])?;
+        let (party, conclusion) = assigned.party(job.inputs(), backend.clone(), rng).map_err(fail)?;
+        ready.push((Node { slot, node, conclusion, senders: &senders, segments: &segments }, party));
+    }
     let started = Instant::now();
     let outcomes = std::thread::scope(|scope| {
         scope.spawn(|| deal(job, &senders, &segments));
-        let threads: Vec<_> = roster
-            .slots()
-            .zip(nodes)
+        let threads: Vec<_> = ready
+            .into_iter()
             .zip(receivers)
-            .map(|((slot, node), inbox)| {
-                let (senders, segments, backend) = (&senders, &segments, backend.clone());
+            .map(|((node, party), inbox)| {
                 scope.spawn(move || {
-                    let done = Node { job, slot, node, senders, segments }.run(inbox, entropy, backend);
+                    let done = node.run(party, inbox, entropy);
                     if done.is_err() {
                         // The others cannot go on without this one.
-                        senders.iter().for_each(|s| drop(s.send(Letter::Abandon)));
+                        node.senders.iter().for_each(|s| drop(s.send(Letter::Abandon)));
                     }
-                    segments.leave();
+                    node.segments.leave();
                     done
                 })
             })
@@ -225,22 +231,22 @@ fn deal(job: &Prepared, nodes: &[Sender<Letter>], segments: &Segments) {
 }
 
 struct Node<'a> {
-    job: &'a Prepared,
     slot: Slot,
     node: &'a SecretKey,
+    conclusion: Conclusion,
     senders: &'a [Sender<Letter>],
     segments: &'a Segments,
 }
 
 impl Node<'_> {
-    fn run<B: Backend>(&self, inbox: Receiver<Letter>, entropy: Entropy, backend: B) -> Result<Concluded, LocalError> {
+    fn run(
+        &self,
+        mut party: Box<dyn Party>,
+        inbox: Receiver<Letter>,
+        entropy: Entropy,
+    ) -> Result<Concluded, LocalError> {
         let slot = self.slot;
         let fail = |source: JobError| LocalError::Node { slot, source };
-        let assigned =
-            Assigned::check(self.job.assignment(slot), &self.node.public(), 0, &Limits::unlimited()).map_err(fail)?;
-        let roster = assigned.plan().roster;
-        let rng = entropy.generator(&[b"engine", &[slot.0]])?;
-        let (mut party, conclusion) = assigned.party(self.job.inputs(), backend, rng).map_err(fail)?;
         let mut events = std::collections::VecDeque::from([Event::Start]);
         // Segments that were asked for before their header came.
         let (mut headers, mut waiting) = (0u32, std::collections::BTreeSet::new());
@@ -265,14 +271,14 @@ impl Node<'_> {
                     }
                     Action::Done(outcome) => {
                         let mut rng = entropy.generator(&[b"seal", &[slot.0]])?;
-                        return conclusion.conclude(*outcome, self.node, (0, 0), &mut *rng).map_err(fail);
+                        return self.conclusion.conclude(*outcome, self.node, (0, 0), &mut *rng).map_err(fail);
                     }
                     Action::DropSegments { .. } | Action::Arm { .. } => {}
                 }
             }
             while let Some(index) = waiting.first().copied().filter(|i| *i < headers) {
                 waiting.remove(&index);
-                let bytes = self.segments.take(index, roster.nodes());
+                let bytes = self.segments.take(index, self.senders.len() as u8);
                 events.push_back(Event::Segment { index, bytes });
             }
         }
