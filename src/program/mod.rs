@@ -6,6 +6,7 @@
 
 mod builder;
 mod check;
+mod cost;
 mod dry_run;
 mod error;
 mod evaluate;
@@ -21,6 +22,7 @@ mod types;
 
 pub use builder::{Builder, Tensor};
 pub use check::{MAX_NAME, MAX_REPEAT, MAX_SHIFT, MAX_VALUES, SIGMOID_SLACK};
+pub use cost::{Cost, MULTIPLY_ADDS_PER_SECOND, Report, WORDS_PER_SECOND};
 pub use dry_run::{DryRun, MAX_DRY_ELEMENTS, Seen};
 pub use error::ProgramError;
 pub use graph::{MAX_DEPTH, Signature, Type};

@@ -1,4 +1,5 @@
 mod attacks;
 mod cheat;
+mod cost;
 mod ideal;
 mod world;

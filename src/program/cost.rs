@@ -1,0 +1,356 @@
+//! What a plan will cost, before anybody pays for it.
+//!
+//! Everything here is counted from the plan, nothing is measured: the same
+//! program and roster cost the same on every machine, and the prediction in
+//! seconds rests on a latency, a bandwidth and compute rates that are stated.
+//! What the engine sends is counted to the byte; what TLS and WebSocket put
+//! around each frame (some 30 bytes) is left out.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::plan::{Plan, Prim};
+use crate::engine::frame::HEADER_BYTES;
+use crate::roster::{Degree, Redundancy, Roster, Scheme};
+use crate::tensor::Dims;
+use crate::transcript::SEGMENT_WORDS;
+
+/// Field multiply-adds that a prediction assumes of a node, per second: about
+/// one core of a 2020s server. Stated, never measured.
+pub const MULTIPLY_ADDS_PER_SECOND: f64 = 3e8;
+/// Pseudorandom words that a prediction assumes a node expands per second.
+pub const WORDS_PER_SECOND: f64 = 1.5e8;
+
+/// Exchanges of one SPDZ check: frozen transcript, coin committed, opened and
+/// compared, σ committed and opened, result compared.
+const EXCHANGES_PER_CHECK: u64 = 7;
+const DIGEST: u64 = 32;
+/// A nonce and an empty payload; a nonce and one word.
+const OPENED_COIN: u64 = 33;
+const OPENED_SIGMA: u64 = 41;
+
+/// The cost of a plan. All counts are of one node, the same for each, unless
+/// they say otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// rounds in which words are opened
+    pub rounds: u64,
+    /// SPDZ checks, the last one included; 0 for Shamir
+    pub checks: u64,
+    /// message delays one after another: the start, a round, the half-rounds
+    /// of a check, the end
+    pub exchanges: u64,
+    /// words opened
+    pub opened_words: u64,
+    /// bytes sent to all other nodes together, frame headers included, TLS and
+    /// WebSocket framing not
+    pub sent_bytes: u64,
+    /// Δ words of the inputs, which the owner sends to every node
+    pub input_words: u64,
+    /// Δ words of the material stream, which the owner sends to every node
+    pub stream_words: u64,
+    /// segments of the stream
+    pub segments: u64,
+    /// pseudorandom words expanded, over all keys that the node holds
+    pub expanded_words: u64,
+    /// field multiply-adds
+    pub multiply_adds: u64,
+    /// the most words in registers at once, MACs included; what a kernel needs
+    /// while it runs and waiting segments come on top
+    pub live_words: u64,
+}
+
+impl Plan {
+    /// Counts what the plan costs. Walks its steps once.
+    pub fn cost(&self) -> Cost {
+        let peers = u64::from(self.roster.nodes()) - 1;
+        let spdz = self.roster.scheme() == Scheme::Spdz;
+        let rounds = self.opening_rounds() as u64;
+        let planned = self.rounds[..self.opening_rounds()].iter().filter(|r| r.check).count() as u64;
+        let checks = if spdz { planned + 1 } else { 0 };
+        // The start, and for Shamir a last comparison of transcripts.
+        let plain = 1 + u64::from(!spdz);
+        let segments = self.stream_words.div_ceil(u64::from(SEGMENT_WORDS));
+        let opened_words = (0..self.opening_rounds()).flat_map(|r| self.openings(r)).map(|o| o.2 as u64).sum();
+        let frames = plain + rounds + checks * EXCHANGES_PER_CHECK + segments;
+        let bodies = DIGEST * (plain + segments)
+            + 8 * opened_words
+            + checks * (DIGEST * (EXCHANGES_PER_CHECK - 2) + OPENED_COIN + OPENED_SIGMA);
+        Cost {
+            rounds,
+            checks,
+            exchanges: plain + rounds + checks * EXCHANGES_PER_CHECK,
+            opened_words,
+            sent_bytes: peers * (frames * HEADER_BYTES as u64 + bodies),
+            input_words: self.inputs.iter().map(|i| i.words).sum(),
+            stream_words: self.stream_words,
+            segments,
+            expanded_words: self.prims.iter().map(|p| self.expansion(p)).sum(),
+            multiply_adds: self.prims.iter().map(|p| self.work(p)).sum(),
+            live_words: self.live_words(),
+        }
+    }
+
+    /// Everything that a user wants to know of the plan before it runs, with
+    /// seconds for a latency (one way) and a bandwidth in bits per second.
+    pub fn report(&self, latency: Duration, bandwidth: f64) -> Report<'_> {
+        Report { plan: self, cost: self.cost(), latency, bandwidth }
+    }
+
+    /// Words that a share of a word takes in memory.
+    fn words_per_share(&self) -> u64 {
+        if self.roster.scheme() == Scheme::Spdz { 2 } else { 1 }
+    }
+
+    /// Pseudorandom words behind one random word at one node.
+    fn keys(&self) -> u64 {
+        match self.roster.scheme() {
+            // One stream for values, one for MACs.
+            Scheme::Spdz => 2,
+            Scheme::Shamir => shamir_keys(self.roster),
+        }
+    }
+
+    fn expansion(&self, prim: &Prim) -> u64 {
+        match prim {
+            Prim::Input { out, .. } | Prim::Draw { out, .. } => self.sec_lens[out.0 as usize] as u64 * self.keys(),
+            // t words a key for a zero sharing of degree 2t.
+            Prim::OpenProduct { out, .. } => {
+                self.pub_lens[out.0 as usize] as u64 * self.keys() * u64::from(self.roster.threshold())
+            }
+            _ => 0,
+        }
+    }
+
+    /// Multiply-adds of one step. Interpolating and checking the opened words
+    /// belongs to the openings, and a word's part of the MAC check too.
+    fn work(&self, prim: &Prim) -> u64 {
+        let shares = self.words_per_share();
+        let decode = |degree| self.decoding(degree);
+        let secret_len = |s: &super::plan::Sec| self.sec_lens[s.0 as usize] as u64;
+        let own = match prim {
+            Prim::Constant { .. } | Prim::ViewPublic { .. } => 0,
+            Prim::Input { out, .. } | Prim::Draw { out, .. } => secret_len(out) * shares,
+            Prim::Linear { secret, public, out, .. } => secret_len(out) * shares * (secret.len() + public.len()) as u64,
+            Prim::View { inputs, .. } => inputs.iter().map(secret_len).sum::<u64>() * shares,
+            Prim::Scale { dims, .. } => shares * dims.multiplications(),
+            Prim::Beaver { dims, .. } => shares * beaver(*dims),
+            Prim::Shift { out, .. } => secret_len(out) * 3 * shares,
+            Prim::Leaf { one_hot, thresholds, .. } => secret_len(one_hot) * thresholds.len() as u64 * shares,
+            Prim::Open { x, .. } => secret_len(x) * decode(Degree::T),
+            Prim::OpenProduct { dims, out, .. } => {
+                dims.multiplications() + self.pub_lens[out.0 as usize] as u64 * (1 + decode(Degree::TwoT))
+            }
+            Prim::OpenBeaver { dims, out, .. } => {
+                let (left, right, result) = dims.lens();
+                let macs = match dims {
+                    _ if shares == 1 => 0,
+                    Dims::Elementwise(_) => beaver(*dims),
+                    // Only inside the check, as a bilinear form.
+                    Dims::Matmul { .. } => 2 * (left + right) as u64 + 3 * result as u64,
+                };
+                beaver(*dims) + macs + self.pub_lens[out.0 as usize] as u64 * (1 + decode(Degree::T))
+            }
+        };
+        own + self.expansion(prim)
+    }
+
+    /// Multiply-adds behind one opened word.
+    fn decoding(&self, degree: Degree) -> u64 {
+        let n = u64::from(self.roster.nodes());
+        match self.roster.redundancy(degree) {
+            // The sum of all shares, its MAC and its coefficient in the check.
+            Redundancy::None if self.roster.scheme() == Scheme::Spdz => n + 3,
+            // Interpolation, and one parity row for each further share.
+            _ => {
+                let base = self.roster.degree(degree) as u64 + 1;
+                base * (1 + n - base)
+            }
+        }
+    }
+
+    fn live_words(&self) -> u64 {
+        let (mut live, mut most) = (0u64, 0u64);
+        let shares = self.words_per_share();
+        for round in &self.rounds {
+            for prim in round.local.iter().chain(&round.open).map(|i| &self.prims[*i as usize]) {
+                live += prim.written_sec().map(|s| self.sec_lens[s.0 as usize] as u64 * shares).sum::<u64>();
+                live += prim.written_pub().map_or(0, |p| self.pub_lens[p.0 as usize] as u64);
+            }
+            most = most.max(live);
+            live -= round.free_sec.iter().map(|s| self.sec_lens[s.0 as usize] as u64 * shares).sum::<u64>();
+            live -= round.free_pub.iter().map(|p| self.pub_lens[p.0 as usize] as u64).sum::<u64>();
+        }
+        most
+    }
+}
+
+/// c + D·b + (a + D)·E.
+fn beaver(dims: Dims) -> u64 {
+    2 * dims.multiplications() + dims.lens().0 as u64
+}
+
+/// The subset keys that one node holds: each subset has n − t members.
+fn shamir_keys(roster: Roster) -> u64 {
+    let (n, t) = (roster.nodes() as usize, roster.threshold() as usize);
+    (roster.subsets().len() * (n - t) / n) as u64
+}
+
+impl Cost {
+    /// Predicted seconds from the first message between nodes to the last, for
+    /// a one-way latency between any two of them and the bandwidth of each
+    /// node's uplink in bits per second; computing at
+    /// [`MULTIPLY_ADDS_PER_SECOND`] and [`WORDS_PER_SECOND`], which does not
+    /// overlap with sending. The material is taken to be at the nodes already.
+    pub fn seconds(&self, latency: Duration, bandwidth: f64) -> f64 {
+        let waiting = self.exchanges as f64 * latency.as_secs_f64();
+        let sending = self.sent_bytes as f64 * 8.0 / bandwidth;
+        let computing = self.multiply_adds as f64 / MULTIPLY_ADDS_PER_SECOND;
+        waiting + sending + computing + self.expanded_words as f64 / WORDS_PER_SECOND
+    }
+
+    /// Predicted seconds that the owner needs to send inputs and material to
+    /// all `nodes`, over an uplink of so many bits per second.
+    pub fn upload_seconds(&self, nodes: u8, bandwidth: f64) -> f64 {
+        f64::from(nodes) * (self.input_words + self.stream_words) as f64 * 64.0 / bandwidth
+    }
+}
+
+/// A plan in words, for people; made by [`Plan::report`].
+pub struct Report<'a> {
+    plan: &'a Plan,
+    cost: Cost,
+    latency: Duration,
+    bandwidth: f64,
+}
+
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { plan, cost, latency, bandwidth } = self;
+        let roster = plan.roster;
+        let stands = match roster.scheme() {
+            Scheme::Shamir => format!("private and correct if at most {} of them are corrupt", roster.threshold()),
+            Scheme::Spdz => "private and correct if one of them is honest, but any of them can stop it".to_owned(),
+        };
+        writeln!(f, "{roster}: {} nodes; {stands}", roster.nodes())?;
+        writeln!(f, "\ninputs")?;
+        for i in &plan.inputs {
+            writeln!(f, "  {:<20} {:<12} {}, given by {}", i.name, i.shape.to_string(), i.ty, i.owner)?;
+        }
+        writeln!(f, "outputs")?;
+        for o in &plan.outputs {
+            let error = match o.error {
+                0.0 => "exact".to_owned(),
+                e if e.is_finite() => format!("off by at most {e:.2e}"),
+                _ => "no error bound can be shown".to_owned(),
+            };
+            writeln!(f, "  {:<20} {:<12} {}, {error}, read by {}", o.name, o.shape.to_string(), o.ty, o.reader)?;
+        }
+        if plan.declarations.is_empty() {
+            writeln!(f, "declared ranges: none, correctness rests on the inputs' types alone")?;
+        } else {
+            writeln!(f, "declared ranges, on which correctness rests")?;
+            for d in &plan.declarations {
+                writeln!(f, "  {:<20} {}", d.name, d.ty)?;
+            }
+        }
+        writeln!(f, "\nbetween the nodes")?;
+        writeln!(f, "  {:>16}  rounds of openings", cost.rounds)?;
+        if cost.checks > 0 {
+            writeln!(f, "  {:>16}  checks of {EXCHANGES_PER_CHECK} half-rounds", cost.checks)?;
+        }
+        writeln!(f, "  {:>16}  message delays one after another", cost.exchanges)?;
+        writeln!(f, "  {:>16}  words opened", cost.opened_words)?;
+        writeln!(f, "  {:>16}  sent by each node, without TLS and WebSocket framing", bytes(cost.sent_bytes))?;
+        writeln!(f, "from the owner to each node")?;
+        writeln!(f, "  {:>16}  of masked inputs", bytes(8 * cost.input_words))?;
+        writeln!(f, "  {:>16}  of material in {} segments", bytes(8 * cost.stream_words), cost.segments)?;
+        writeln!(f, "at each node")?;
+        writeln!(f, "  {:>16}  pseudorandom words expanded", cost.expanded_words)?;
+        writeln!(f, "  {:>16}  field multiply-adds", cost.multiply_adds)?;
+        writeln!(f, "  {:>16}  in registers at most", bytes(8 * cost.live_words))?;
+        writeln!(
+            f,
+            "\npredicted, not measured, for {:.1} ms one way, {:.0} Mbit/s and {MULTIPLY_ADDS_PER_SECOND:.0e} multiply-adds and {WORDS_PER_SECOND:.1e} words a second",
+            latency.as_secs_f64() * 1e3,
+            bandwidth / 1e6,
+        )?;
+        writeln!(f, "  {:>14.3} s  among the nodes", cost.seconds(*latency, *bandwidth))?;
+        write!(f, "  {:>14.3} s  to send inputs and material", cost.upload_seconds(roster.nodes(), *bandwidth))
+    }
+}
+
+fn bytes(n: u64) -> String {
+    match n {
+        0..10_000 => format!("{n} B"),
+        10_000..10_000_000 => format!("{:.1} kB", n as f64 / 1e3),
+        _ => format!("{:.1} MB", n as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::local;
+    use crate::program::{Builder, Program, Type};
+
+    fn program() -> Program {
+        let b = Builder::new();
+        let x = b.input("x", "alice", Type::fixed(-4.0..=4.0), [4, 3]);
+        let start = b.constant(&[0.5], Type::fixed(-4.0..=4.0), [3]);
+        let (ends, _) = b.repeat(3, &[start], |_, states| {
+            let next = (x.matmul(&states[0]).sigmoid().matmul(&x) * 0.1).declare("state", -4.0..=4.0);
+            (vec![next], vec![])
+        });
+        b.output("state", "alice", &ends[0]);
+        b.output("sign", "bob", &ends[0].ge0());
+        b.finish().unwrap()
+    }
+
+    fn rosters() -> Vec<Roster> {
+        let shamir = [(4, 1), (5, 1), (3, 1), (5, 2)].map(|(n, t)| Roster::shamir(n, t).unwrap());
+        shamir.into_iter().chain([2, 3].map(|n| Roster::spdz(n).unwrap())).collect()
+    }
+
+    #[test]
+    fn measured_rounds_are_the_predicted_ones() {
+        for roster in rosters() {
+            let program = program();
+            let cost = program.plan(roster).unwrap().cost();
+            let run = local::run(&program, roster, &[("x", vec![0.25; 12])]).unwrap();
+            assert_eq!(u64::from(run.rounds), cost.rounds, "{roster}");
+        }
+    }
+
+    #[test]
+    fn seconds_follow_what_is_stated() {
+        let cost = program().plan(Roster::spdz(3).unwrap()).unwrap().cost();
+        assert_eq!((cost.checks, cost.exchanges), (1, cost.rounds + 1 + 7));
+        let near = cost.seconds(Duration::ZERO, 1e9);
+        let far = cost.seconds(Duration::from_millis(50), 1e9);
+        assert!((far - near - 0.05 * cost.exchanges as f64).abs() < 1e-9);
+        assert!(cost.seconds(Duration::ZERO, 1e6) > near);
+        let shamir = program().plan(Roster::shamir(4, 1).unwrap()).unwrap().cost();
+        assert_eq!((shamir.checks, shamir.exchanges), (0, shamir.rounds + 2));
+        assert!(shamir.stream_words < cost.stream_words);
+        assert!(shamir.live_words > 0 && shamir.expanded_words > 0 && shamir.multiply_adds > 0);
+    }
+
+    #[test]
+    fn the_report_names_what_a_user_must_know() {
+        let plan = program().plan(Roster::shamir(4, 1).unwrap()).unwrap();
+        let text = plan.report(Duration::from_millis(20), 1e8).to_string();
+        for words in [
+            "at most 1 of them",
+            "given by alice",
+            "read by bob",
+            "off by at most",
+            "state                fixed16 in -4..=4\n",
+            "rounds of openings",
+            "20.0 ms one way, 100 Mbit/s",
+            "without TLS",
+        ] {
+            assert!(text.contains(words), "{words} is not in\n{text}");
+        }
+    }
+}
