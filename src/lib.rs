@@ -12,6 +12,8 @@ pub mod material;
 pub mod ml;
 #[cfg(feature = "net")]
 pub mod net;
+#[cfg(feature = "net")]
+pub mod node;
 pub mod owner;
 pub mod prg;
 pub mod program;

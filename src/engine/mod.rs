@@ -682,9 +682,14 @@ impl<S: Verify> Party for Engine<S> {
     }
 
     fn largest_frame(&self) -> usize {
-        let words = (0..self.plan.rounds.len()).map(|r| self.plan.openings(r).map(|o| o.2).sum::<usize>()).max();
-        frame::HEADER_BYTES + (8 * words.unwrap_or(0)).max(64)
+        largest_frame(&self.plan)
     }
+}
+
+/// The greatest frame of a job with this plan, in bytes.
+pub fn largest_frame(plan: &Plan) -> usize {
+    let words = (0..plan.rounds.len()).map(|r| plan.openings(r).map(|o| o.2).sum::<usize>()).max();
+    frame::HEADER_BYTES + (8 * words.unwrap_or(0)).max(64)
 }
 
 /// Jobs begin and, in this version, end in their first epoch and view.

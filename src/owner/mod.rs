@@ -7,9 +7,15 @@
 //! it must be the only owner of the inputs (a dealer together with one node
 //! learns everything).
 
+#[cfg(feature = "net")]
+pub mod blocking;
+#[cfg(feature = "net")]
+mod client;
 mod prepare;
 mod read;
 
+#[cfg(feature = "net")]
+pub use client::{ClientError, Node, Progress, cancel, fetch, submit, wait};
 pub use prepare::{Prepared, Request, prepare};
 pub use read::{Results, Ticket, read};
 

@@ -1,0 +1,219 @@
+//! Owners and peers that do not keep to the rules, by hand-made frames over
+//! real links.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use super::wire::{Peer, ToNode, ToOwner};
+use super::{Allow, Config, serve};
+use crate::entropy::Entropy;
+use crate::job;
+use crate::keys::SecretKey;
+use crate::net::link::Link;
+use crate::net::tls::Identity;
+use crate::net::{self, client};
+use crate::owner::{Prepared, Request, prepare};
+use crate::program::{Builder, Type};
+use crate::roster::{Roster, Slot};
+use crate::store::{JobState, MemoryStore, Store};
+
+struct Cluster {
+    owner: Arc<SecretKey>,
+    keys: Vec<crate::keys::PublicKey>,
+    addresses: Vec<String>,
+    stores: Vec<Arc<MemoryStore>>,
+}
+
+async fn cluster(n: u8, deadline: Duration) -> Cluster {
+    let owner = Arc::new(SecretKey::generate().unwrap());
+    let mut cluster = Cluster { keys: vec![], addresses: vec![], stores: vec![], owner };
+    for _ in 0..n {
+        let key = Arc::new(SecretKey::generate().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let store = Arc::new(MemoryStore::new());
+        cluster.keys.push(key.public());
+        cluster.addresses.push(listener.local_addr().unwrap().to_string());
+        cluster.stores.push(Arc::clone(&store));
+        let config = Config {
+            key,
+            allow: Allow::Keys(BTreeSet::from([cluster.owner.public()])),
+            store,
+            limits: job::Limits::default(),
+            deadline,
+            entropy: Entropy::system(),
+            net: net::Limits::default(),
+            max_jobs: 1,
+        };
+        tokio::spawn(serve(listener, config, std::future::pending()));
+    }
+    cluster
+}
+
+impl Cluster {
+    fn job(&self, roster: Roster) -> Prepared {
+        let b = Builder::new();
+        let x = b.input("x", "alice", Type::fixed(-9.0..=9.0), [2]);
+        b.output("y", "alice", &(&x * &x));
+        let program = b.finish().unwrap();
+        let inputs = BTreeMap::from([("x".to_owned(), vec![1.0, 2.0])]);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let (nodes, readers) = (&self.keys[..], &BTreeMap::new());
+        let request =
+            Request { program: &program, roster, nodes, inputs: &inputs, readers, expires: now + 600, note: "" };
+        prepare(&self.owner, &request, Entropy::system()).unwrap()
+    }
+
+    async fn link(&self, key: &SecretKey, slot: Slot) -> Link {
+        let (address, expected) = (&self.addresses[slot.index()], *self.keys[slot.index()].identity());
+        client::connect(address, &Identity::new(key).unwrap(), expected, &net::Limits::default()).await.unwrap()
+    }
+
+    async fn submit(&self, job: &Prepared, slot: Slot, manifest: Option<Vec<u8>>) -> Link {
+        let mut assignment = job.assignment(slot);
+        assignment.manifest = manifest.unwrap_or(assignment.manifest);
+        let mut link = self.link(&self.owner, slot).await;
+        let assignment = assignment.to_bytes();
+        say(&mut link, &ToNode::Submit { assignment: &assignment, peers: self.addresses.clone() }).await;
+        link
+    }
+}
+
+async fn say(link: &mut Link, message: &ToNode<'_>) {
+    link.send(&message.encode()).await.unwrap();
+    link.flush().await.unwrap();
+}
+
+async fn answer(link: &mut Link) -> ToOwner {
+    ToOwner::decode(&link.recv().await.unwrap()).unwrap()
+}
+
+/// The reason with which a node ends the job of this link.
+async fn failure(link: &mut Link) -> String {
+    loop {
+        match answer(link).await {
+            ToOwner::Failed(reason) => return reason,
+            ToOwner::Concluded(_) | ToOwner::Round { round: 1.., .. } => panic!("the job went on"),
+            _ => {}
+        }
+    }
+}
+
+async fn reason_in_peer_link(link: &mut Link) -> String {
+    match Peer::decode(&link.recv().await.unwrap()) {
+        Some(Peer::Abort(reason)) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_shown_another_manifest_ends_the_job_before_the_first_opening() {
+    let roster = Roster::shamir(3, 1).unwrap();
+    let cluster = cluster(3, Duration::from_secs(2)).await;
+    let job = cluster.job(roster);
+    let mut other = job.manifest().manifest().clone();
+    other.note = "something else".to_owned();
+    let other = other.sign(&cluster.owner).unwrap();
+    let mut links = Vec::new();
+    for slot in roster.slots() {
+        let mine = (slot == Slot(3)).then(|| other.to_bytes());
+        let mut link = cluster.submit(&job, slot, mine).await;
+        assert_eq!(answer(&mut link).await, ToOwner::Accepted);
+        for (number, bytes) in (0..).zip(job.inputs()) {
+            say(&mut link, &ToNode::Input { number, offset: 0, bytes }).await;
+        }
+        links.push(link);
+    }
+    for link in &mut links {
+        let reason = failure(link).await;
+        assert!(!reason.contains("opening"), "{reason}");
+    }
+    let nonce = job.manifest().manifest().nonce;
+    for store in &cluster.stores {
+        assert!(matches!(store.state(nonce).unwrap(), Some(JobState::Failed(_))));
+        assert_eq!(store.record(nonce).unwrap(), None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn links_of_strangers_do_not_reach_a_job() {
+    let roster = Roster::shamir(3, 1).unwrap();
+    let cluster = cluster(3, Duration::from_secs(20)).await;
+    let job = cluster.job(roster);
+    let manifest = job.manifest().digest();
+    let stranger = SecretKey::generate().unwrap();
+    // Before the job is there: the link waits, and is refused once it is.
+    let mut early = cluster.link(&stranger, Slot(2)).await;
+    say(&mut early, &ToNode::Peer { manifest }).await;
+    let mut owner = cluster.submit(&job, Slot(2), None).await;
+    assert_eq!(answer(&mut owner).await, ToOwner::Accepted);
+    assert!(reason_in_peer_link(&mut early).await.contains("no business"));
+    let mut late = cluster.link(&stranger, Slot(2)).await;
+    say(&mut late, &ToNode::Peer { manifest }).await;
+    assert!(reason_in_peer_link(&mut late).await.contains("no business"));
+    // A second job is over the limit.
+    let second = cluster.job(roster);
+    let ToOwner::Refused(reason) = answer(&mut cluster.submit(&second, Slot(2), None).await).await else { panic!() };
+    assert!(reason.contains("its limit"), "{reason}");
+    // The owner leaves: the job ends, and its peers are told that it is over.
+    drop(owner);
+    let mut gone = cluster.link(&stranger, Slot(2)).await;
+    let nonce = job.manifest().manifest().nonce;
+    while matches!(cluster.stores[1].state(nonce).unwrap(), Some(JobState::Running)) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let Some(JobState::Failed(reason)) = cluster.stores[1].state(nonce).unwrap() else { panic!() };
+    assert!(reason.contains("the owner left"), "{reason}");
+    say(&mut gone, &ToNode::Peer { manifest }).await;
+    let reason = reason_in_peer_link(&mut gone).await;
+    assert!(reason.contains("over here") || reason.contains("no business"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_out_of_place_ends_the_job_with_a_reason() {
+    let roster = Roster::spdz(2).unwrap();
+    let attack = async |send: &[ToNode<'_>], expected: &str| {
+        let cluster = cluster(2, Duration::from_secs(20)).await;
+        let job = cluster.job(roster);
+        let mut link = cluster.submit(&job, Slot(1), None).await;
+        assert_eq!(answer(&mut link).await, ToOwner::Accepted);
+        for message in send {
+            say(&mut link, message).await;
+        }
+        let reason = failure(&mut link).await;
+        assert!(reason.contains(expected), "{reason}");
+    };
+    attack(&[ToNode::Input { number: 1, offset: 0, bytes: &[0; 8] }], "expected 1 to").await;
+    attack(&[ToNode::Input { number: 0, offset: 8, bytes: &[0; 8] }], "expected 1 to").await;
+    attack(&[ToNode::Input { number: 0, offset: 0, bytes: &[] }], "expected 1 to").await;
+    attack(&[ToNode::Input { number: 0, offset: 0, bytes: &[0; 40] }], "expected 1 to").await;
+    // Whole, but not what was signed.
+    attack(&[ToNode::Input { number: 0, offset: 0, bytes: &[0; 32] }], "root").await;
+    attack(&[ToNode::Segment { header: &[0; 9], bytes: &[0; 9] }], "next input or segment").await;
+    attack(&[ToNode::Cancel { manifest: [0; 32] }], "next input or segment").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_cannot_send_much_and_garbage_is_answered() {
+    let cluster = cluster(2, Duration::from_secs(20)).await;
+    let stranger = SecretKey::generate().unwrap();
+    let mut link = cluster.link(&stranger, Slot(1)).await;
+    let long = vec![1; 80 << 10];
+    // The node may close before it has taken all of it.
+    let _ = link.send(&long).await;
+    let _ = link.flush().await;
+    assert!(link.recv().await.is_err());
+    let mut link = cluster.link(&stranger, Slot(1)).await;
+    link.send(&[0xff; 40]).await.unwrap();
+    link.flush().await.unwrap();
+    assert!(matches!(answer(&mut link).await, ToOwner::Refused(_)));
+    // An assignment that another key has signed.
+    let mut thief = cluster.link(&cluster.owner, Slot(1)).await;
+    let others = self::cluster(2, Duration::from_secs(20)).await;
+    let stolen = others.job(Roster::spdz(2).unwrap()).assignment(Slot(1)).to_bytes();
+    say(&mut thief, &ToNode::Submit { assignment: &stolen, peers: cluster.addresses.clone() }).await;
+    let ToOwner::Refused(reason) = answer(&mut thief).await else { panic!() };
+    assert!(reason.contains("is signed by"), "{reason}");
+}

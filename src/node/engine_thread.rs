@@ -1,0 +1,199 @@
+//! One job's engine on a thread of its own: it computes and waits for the
+//! disk, so it must never run on the threads that serve sockets.
+//!
+//! Everything that must be on disk is written here, between the action that
+//! asks for it and the event that reports it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use super::wire::Peer;
+use crate::backend::cpu::Cpu;
+use crate::engine::frame::Frame;
+use crate::engine::{Action, EngineError, Event, Outcome, Party, Record};
+use crate::entropy::Entropy;
+use crate::job::{Assigned, Conclusion};
+use crate::roster::Slot;
+use crate::store::{Nonce, Store};
+
+/// To the engine's thread.
+pub(super) enum Letter {
+    /// the Δ of all inputs, as they came
+    Inputs(Vec<Vec<u8>>),
+    /// an engine's frame from a peer's link, and its room among those that wait
+    Frame { from: Slot, bytes: Bytes, _room: OwnedSemaphorePermit },
+    /// a start, a header whose segment is stored, or a deadline
+    Event(Event),
+}
+
+/// From the engine's thread.
+pub(super) enum Word {
+    /// the inputs are verified
+    Ready,
+    Send {
+        to: Slot,
+        frame: Bytes,
+    },
+    Arm {
+        token: u32,
+    },
+    Round {
+        round: u32,
+        of: u32,
+    },
+    /// the engine is done; nothing follows
+    Outcome(Box<Outcome>, Box<Conclusion>),
+    /// the job has to end; nothing follows
+    Failed(String),
+}
+
+/// What the thread needs beside its letters.
+pub(super) struct Job {
+    pub(super) assigned: Assigned,
+    pub(super) nonce: Nonce,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) entropy: Entropy,
+}
+
+/// Runs until the engine is done, has failed, or nobody listens any more.
+pub(super) fn run(job: Job, mut letters: UnboundedReceiver<Letter>, words: &UnboundedSender<Word>) {
+    if let Err(Ended::Failed(reason)) = drive(job, &mut letters, words) {
+        // Nobody hears it if the session has ended already.
+        let _ = words.send(Word::Failed(reason));
+    }
+}
+
+/// Why the thread ends before the engine is done.
+enum Ended {
+    /// the session is gone
+    Alone,
+    Failed(String),
+}
+
+impl<E: std::error::Error> From<E> for Ended {
+    fn from(error: E) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+fn drive(job: Job, letters: &mut UnboundedReceiver<Letter>, words: &UnboundedSender<Word>) -> Result<(), Ended> {
+    let Job { assigned, nonce, store, entropy } = job;
+    // Frames of peers that were quicker; their room bounds their number.
+    let mut early = VecDeque::new();
+    let inputs = loop {
+        match letters.blocking_recv().ok_or(Ended::Alone)? {
+            Letter::Inputs(inputs) => break inputs,
+            other => early.push_back(other),
+        }
+    };
+    let rng = entropy.generator(&[b"engine", &assigned.manifest().digest(), &[assigned.slot().0]])?;
+    let (party, conclusion) = assigned.party(&inputs, Cpu, rng)?;
+    drop(inputs);
+    say(words, Word::Ready)?;
+    let mut engine = Engine {
+        party,
+        nonce,
+        store,
+        words,
+        round: None,
+        headers: 0,
+        wanted: BTreeSet::new(),
+        events: VecDeque::new(),
+    };
+    loop {
+        let letter = match early.pop_front() {
+            Some(letter) => letter,
+            None => letters.blocking_recv().ok_or(Ended::Alone)?,
+        };
+        let event = match letter {
+            Letter::Inputs(_) => return Err(Ended::Failed("the inputs came twice".to_owned())),
+            Letter::Event(event) => event,
+            Letter::Frame { from, bytes, .. } => match Peer::decode(&bytes) {
+                Some(Peer::Frame(bytes)) => {
+                    let frame = Frame::decode(bytes).map_err(|source| EngineError::Frame { from, source })?;
+                    Event::Frame { from, frame }
+                }
+                _ => return Err(Ended::Failed(format!("{from} sent no frame of the engine"))),
+            },
+        };
+        engine.events.push_back(event);
+        if let Some(outcome) = engine.settle()? {
+            return say(words, Word::Outcome(outcome, Box::new(conclusion)));
+        }
+    }
+}
+
+fn say(words: &UnboundedSender<Word>, word: Word) -> Result<(), Ended> {
+    words.send(word).map_err(|_| Ended::Alone)
+}
+
+struct Engine<'a> {
+    party: Box<dyn Party>,
+    nonce: Nonce,
+    store: Arc<dyn Store>,
+    words: &'a UnboundedSender<Word>,
+    round: Option<usize>,
+    /// segments below this are stored and their headers known to the party
+    headers: u32,
+    /// segments that the party has asked for and that are not there yet
+    wanted: BTreeSet<u32>,
+    events: VecDeque<Event>,
+}
+
+impl Engine<'_> {
+    /// Feeds the party until it waits for something from outside. Nothing is
+    /// fed to it after it is done.
+    fn settle(&mut self) -> Result<Option<Box<Outcome>>, Ended> {
+        loop {
+            let Some(event) = self.events.pop_front() else {
+                let Some(index) = self.wanted.first().copied().filter(|index| *index < self.headers) else {
+                    return Ok(None);
+                };
+                self.wanted.remove(&index);
+                let lost =
+                    || Ended::Failed(format!("segment {index} is not in this node's store any more: free its disk"));
+                let bytes = self.store.segment(self.nonce, index)?.ok_or_else(lost)?;
+                self.events.push_back(Event::Segment { index, bytes });
+                continue;
+            };
+            self.headers += u32::from(matches!(event, Event::Header(_)));
+            for action in self.party.step(event)? {
+                if let Some(outcome) = self.carry_out(action)? {
+                    return Ok(Some(outcome));
+                }
+            }
+            let (round, of) = self.party.progress();
+            if self.round.replace(round) != Some(round) {
+                say(self.words, Word::Round { round: round as u32, of: of as u32 })?;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) -> Result<Option<Box<Outcome>>, Ended> {
+        match action {
+            Action::Send { to, frame } => {
+                let frame = Peer::Frame(&frame.encode()).encode().into();
+                say(self.words, Word::Send { to, frame })?;
+            }
+            Action::Persist { token, record } => {
+                match record {
+                    Record::Cursor { round } => self.store.advance(self.nonce, round)?,
+                    Record::CheckOpened { check } => self.store.check_opened(self.nonce, check)?,
+                    Record::CheckPassed { check } => self.store.check_passed(self.nonce, check)?,
+                }
+                self.events.push_back(Event::Persisted { token });
+            }
+            Action::NeedSegment(index) => {
+                self.wanted.insert(index);
+            }
+            Action::DropSegments { below } => self.store.drop_segments_below(self.nonce, below)?,
+            Action::Arm { token } => say(self.words, Word::Arm { token })?,
+            Action::Done(outcome) => return Ok(Some(outcome)),
+        }
+        Ok(None)
+    }
+}

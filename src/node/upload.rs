@@ -1,0 +1,329 @@
+//! A job's way in: the assignment, the inputs and the material stream, each
+//! checked before it costs anything and stored before it is used.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::{Instant, timeout_at};
+use zeroize::Zeroize;
+
+use super::engine_thread::{self, Letter};
+use super::session::Session;
+use super::visit::Answering;
+use super::wire::{ADDRESS_LIMIT, ToNode, ToOwner, UPLOAD_LIMIT};
+use super::{Node, Running, Status, lock, short};
+use crate::engine::Event;
+use crate::entropy::Entropy;
+use crate::job::{Assigned, Assignment, InputEntry, SignedManifest};
+use crate::keys::hex;
+use crate::net::NetError;
+use crate::net::link::Link;
+use crate::transcript::SignedHeader;
+
+/// A job that has begun here and waits for its data.
+pub(super) struct Begun {
+    job: Arc<Running>,
+    letters: mpsc::UnboundedSender<Letter>,
+}
+
+/// Checks an assignment and begins its job. The reason of a refusal is for
+/// the owner.
+pub(super) async fn begin(
+    node: &Arc<Node>,
+    peer: [u8; 32],
+    assignment: &[u8],
+    addresses: Vec<String>,
+) -> Result<Begun, String> {
+    // Before anything is parsed that only owners may make this node parse.
+    if !node.config.allow.identity(&peer) {
+        return Err(format!("this node takes no jobs from key {}: ask its operator to allow it", short(&peer)));
+    }
+    let place = Arc::clone(&node.places).try_acquire_owned().map_err(|_| {
+        format!("this node runs {} jobs already, which is its limit: try again later", node.config.max_jobs)
+    })?;
+    let assignment = Assignment::from_bytes(assignment).map_err(|e| e.to_string())?;
+    let checking = Arc::clone(node);
+    let assigned =
+        tokio::task::spawn_blocking(move || check(&checking, &peer, assignment, &addresses).map(|a| (a, addresses)));
+    let (assigned, addresses) = assigned.await.unwrap_or_else(|_| Err("the job could not be checked".to_owned()))?;
+    start(node, assigned, addresses, place)
+}
+
+/// Everything that can be said before the job costs anything but planning;
+/// its nonce is noted at the end.
+fn check(node: &Node, peer: &[u8; 32], assignment: Assignment, addresses: &[String]) -> Result<Assigned, String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs());
+    let Node { config, .. } = node;
+    let manifest = SignedManifest::verify(&assignment.manifest, now, &config.limits).map_err(|e| e.to_string())?;
+    let signer = manifest.manifest().owner;
+    if signer.identity() != peer || !config.allow.key(&signer) {
+        return Err(format!(
+            "the manifest is signed by {}, this link is of key {}: only an owner that this node allows may submit, and only its own jobs",
+            signer.short(),
+            short(peer)
+        ));
+    }
+    let nodes = usize::from(manifest.manifest().roster.nodes());
+    if addresses.len() != nodes || addresses.iter().any(|address| address.len() > ADDRESS_LIMIT) {
+        return Err(format!(
+            "{} addresses came for {nodes} nodes; expected one of at most {ADDRESS_LIMIT} bytes for each",
+            addresses.len()
+        ));
+    }
+    let node_key = config.key.public();
+    let assigned = Assigned::check(assignment, &node_key, now, &config.limits).map_err(|e| e.to_string())?;
+    config.store.begin(manifest.manifest().nonce, manifest.digest()).map_err(|e| e.to_string())?;
+    Ok(assigned)
+}
+
+/// From here on the job runs, and ends only through its session.
+fn start(
+    node: &Arc<Node>,
+    assigned: Assigned,
+    addresses: Vec<String>,
+    place: OwnedSemaphorePermit,
+) -> Result<Begun, String> {
+    let manifest = assigned.manifest().clone();
+    let (digest, nonce) = (manifest.digest(), manifest.manifest().nonce);
+    let segments_of = manifest.stream().segments();
+    let Ok(segments_of) = u32::try_from(segments_of) else {
+        return Err(format!("the material has {segments_of} segments, expected at most {}", u32::MAX));
+    };
+    let (links, links_in) = mpsc::unbounded_channel();
+    let (stop, stops) = mpsc::unbounded_channel();
+    let (letters, letters_in) = mpsc::unbounded_channel();
+    let (words_out, words) = mpsc::unbounded_channel();
+    // A seed that others may know serves marked jobs and no others.
+    let entropy = if manifest.manifest().insecure_seeded { node.config.entropy } else { Entropy::system() };
+    let job = Arc::new(Running {
+        slot: assigned.slot(),
+        status: watch::Sender::new(Status { segments_of, ..Status::default() }),
+        links,
+        stop,
+        manifest,
+    });
+    let plan = Arc::clone(assigned.plan());
+    let engine = engine_thread::Job { assigned, nonce, store: Arc::clone(&node.config.store), entropy };
+    let thread = std::thread::Builder::new().name(format!("job {}", hex(&digest[..4])));
+    thread
+        .spawn(move || engine_thread::run(engine, letters_in, &words_out))
+        .map_err(|error| format!("this node cannot start a thread: {error}"))?;
+    let session = Session {
+        node: Arc::clone(node),
+        job: Arc::clone(&job),
+        plan,
+        entropy,
+        addresses,
+        letters: letters.clone(),
+        words,
+        links: links_in,
+        stop: stops,
+        place,
+    };
+    lock(&node.jobs).running.insert(digest, Arc::clone(&job));
+    {
+        let mut sessions = lock(&node.sessions);
+        while sessions.try_join_next().is_some() {}
+        sessions.spawn(session.run());
+    }
+    node.begun.send_modify(|count| *count += 1);
+    tracing::info!(job = hex(&digest[..8]), slot = %job.slot, "job begun");
+    Ok(Begun { job, letters })
+}
+
+/// Takes inputs and segments from the owner's link until all are there, while
+/// telling it how the job goes.
+pub(super) async fn upload(node: &Arc<Node>, mut link: Link, begun: Begun) {
+    link.set_limit(UPLOAD_LIMIT);
+    let mut status = begun.job.status.subscribe();
+    let mut uploading = Uploading {
+        node: Arc::clone(node),
+        job: Arc::clone(&begun.job),
+        letters: begun.letters,
+        link: Answering::new(link),
+        inputs: Some(Vec::new()),
+        told: (None, None),
+    };
+    let failed = match uploading.run(&mut status).await {
+        Ok(()) => {
+            let of = uploading.job.status.borrow().segments_of;
+            return uploading.link.last(ToOwner::Stored { segments: of, of }).await;
+        }
+        Err(failed) => failed,
+    };
+    let stop = match &failed {
+        Failed::Job(_) => None,
+        Failed::Owner(reason) => Some(reason.clone()),
+        Failed::Link(error) => Some(format!("the owner left before everything was stored here: {error}")),
+    };
+    if let Some(reason) = stop {
+        // A session that is gone has ended the job already.
+        let _ = uploading.job.stop.send(reason);
+    }
+    if let Failed::Job(reason) | Failed::Owner(reason) = failed {
+        uploading.link.last(ToOwner::Failed(reason)).await;
+    }
+}
+
+/// Why an upload ends early.
+enum Failed {
+    /// the job is over
+    Job(String),
+    /// the owner sends what does not belong here, or nothing
+    Owner(String),
+    Link(NetError),
+}
+
+struct Uploading {
+    node: Arc<Node>,
+    job: Arc<Running>,
+    letters: mpsc::UnboundedSender<Letter>,
+    link: Answering,
+    /// what has come so far; none once all inputs went to the engine
+    inputs: Option<Vec<Vec<u8>>>,
+    /// segments and round as the owner knows them
+    told: (Option<u32>, Option<u32>),
+}
+
+impl Uploading {
+    async fn run(&mut self, status: &mut watch::Receiver<Status>) -> Result<(), Failed> {
+        self.link.say(&ToOwner::Accepted).await.map_err(Failed::Link)?;
+        self.hand_over_inputs();
+        let deadline = self.node.config.deadline;
+        let mut due = Instant::now() + deadline;
+        let mut segments = 0;
+        while !self.tell(status).await? {
+            let complete = self.inputs.is_none() && segments == status.borrow().segments_of;
+            let frame = tokio::select! {
+                changed = status.changed() => {
+                    changed.map_err(|_| Failed::Job("the job is over".to_owned()))?;
+                    continue;
+                }
+                frame = timeout_at(due, self.link.receiver.recv()), if !complete => frame,
+            };
+            let silent =
+                |_| Failed::Owner(format!("the owner sent nothing for {} s: is it connected?", deadline.as_secs()));
+            let frame = frame.map_err(silent)?.map_err(Failed::Link)?;
+            match ToNode::decode(&frame) {
+                Some(ToNode::Input { number, offset, bytes }) => self.input(number, offset, bytes)?,
+                Some(ToNode::Segment { header, .. }) if self.inputs.is_none() => {
+                    let header = SignedHeader::from_bytes(header).map_err(|e| Failed::Owner(e.to_string()))?;
+                    self.segment(segments, header, frame).await?;
+                    segments += 1;
+                    self.job.status.send_modify(|status| status.segments = segments);
+                }
+                _ => {
+                    let reason = "the owner sent something else than the next input or segment: use the same release";
+                    return Err(Failed::Owner(reason.to_owned()));
+                }
+            }
+            due = Instant::now() + deadline;
+        }
+        Ok(())
+    }
+
+    /// Tells the owner what is new; true once nothing more is expected of it.
+    async fn tell(&mut self, status: &mut watch::Receiver<Status>) -> Result<bool, Failed> {
+        let now = status.borrow_and_update().clone();
+        match now.end {
+            Some(Err(reason)) => return Err(Failed::Job(reason)),
+            Some(Ok(())) => return Ok(true),
+            None => {}
+        }
+        let complete = now.inputs && now.segments == now.segments_of;
+        if now.inputs && !complete && self.told.0.replace(now.segments) != Some(now.segments) {
+            let stored = ToOwner::Stored { segments: now.segments, of: now.segments_of };
+            self.link.say(&stored).await.map_err(Failed::Link)?;
+        }
+        if now.rounds_of > 0 && self.told.1.replace(now.round) != Some(now.round) {
+            let round = ToOwner::Round { round: now.round, of: now.rounds_of };
+            self.link.say(&round).await.map_err(Failed::Link)?;
+        }
+        Ok(complete)
+    }
+
+    /// Takes the next part of the next input.
+    fn input(&mut self, number: u32, offset: u64, bytes: &[u8]) -> Result<(), Failed> {
+        let entries = &self.job.manifest.manifest().inputs;
+        let Some(inputs) = &mut self.inputs else {
+            return Err(Failed::Owner("the owner sent more than its inputs".to_owned()));
+        };
+        if is_whole(inputs, entries) {
+            inputs.push(Vec::new());
+        }
+        let index = inputs.len() - 1;
+        let (Some(input), Some(entry)) = (inputs.last_mut(), entries.get(index)) else {
+            return Err(Failed::Owner(format!("the owner sent input {index}, the manifest has {}", entries.len())));
+        };
+        let held = input.len() as u64;
+        let room = entry.words.saturating_mul(8).saturating_sub(held);
+        if (u64::from(number), offset) != (index as u64, held) || bytes.is_empty() || bytes.len() as u64 > room {
+            let found = bytes.len();
+            return Err(Failed::Owner(format!(
+                "the owner sent {found} bytes for place {offset} of input {number}, expected 1 to {room} for place {held} of input {index}"
+            )));
+        }
+        input.extend_from_slice(bytes);
+        self.hand_over_inputs();
+        Ok(())
+    }
+
+    /// Gives the inputs to the engine once the last one is whole.
+    fn hand_over_inputs(&mut self) {
+        let entries = &self.job.manifest.manifest().inputs;
+        while let Some(inputs) = &mut self.inputs
+            && is_whole(inputs, entries)
+        {
+            match entries.get(inputs.len()) {
+                Some(entry) if entry.words == 0 => inputs.push(Vec::new()),
+                Some(_) => return,
+                // A thread that is gone has said why to the session.
+                None => drop(self.letters.send(Letter::Inputs(self.inputs.take().unwrap_or_default()))),
+            }
+        }
+    }
+
+    /// Checks a segment, stores it, and lets the engine know.
+    async fn segment(&mut self, expected: u32, header: SignedHeader, frame: Bytes) -> Result<(), Failed> {
+        let (store, manifest) = (Arc::clone(&self.node.config.store), self.job.manifest.clone());
+        let stored = tokio::task::spawn_blocking(move || {
+            let (found, attempt) = (header.claimed().index, header.claimed().attempt);
+            if found != expected || attempt != 0 {
+                return Err(format!("the owner sent segment {found} of attempt {attempt}, expected {expected} of 0"));
+            }
+            let checked =
+                header.verify(&manifest.manifest().owner, &manifest.stream()).map_err(|error| error.to_string())?;
+            let Some(ToNode::Segment { bytes, .. }) = ToNode::decode(&frame) else {
+                return Err("the owner sent a segment that changed on the way".to_owned());
+            };
+            checked.accept(bytes).map_err(|error| error.to_string())?;
+            store.put_segment(manifest.manifest().nonce, expected, bytes).map_err(|error| error.to_string())
+        });
+        match stored.await.unwrap_or_else(|_| Err("a segment could not be stored: see this node's log".to_owned())) {
+            Ok(()) => {
+                let _ = self.letters.send(Letter::Event(Event::Header(Box::new(header))));
+                Ok(())
+            }
+            // The store takes nothing for a job that is over; that is told next.
+            Err(_) if self.job.status.borrow().end.is_some() => Ok(()),
+            Err(reason) => Err(Failed::Owner(reason)),
+        }
+    }
+}
+
+/// Whether the last input that was begun has all its bytes.
+fn is_whole(inputs: &[Vec<u8>], entries: &[InputEntry]) -> bool {
+    match inputs.len().checked_sub(1) {
+        Some(last) => entries.get(last).is_some_and(|entry| inputs[last].len() as u64 == entry.words.saturating_mul(8)),
+        None => true,
+    }
+}
+
+/// Wipes a frame that held keys, if nobody else has it.
+pub(super) fn wipe(frame: Bytes) {
+    if let Ok(mut bytes) = frame.try_into_mut() {
+        bytes.as_mut().zeroize();
+    }
+}

@@ -1,0 +1,208 @@
+//! What owners, readers and nodes say to a node and hear from it, inside the
+//! frames of a [`Link`](crate::net::Link).
+//!
+//! The first frame of a link says what the link is for: one job's frames
+//! between two nodes, one submission, one fetch, one cancellation. Every form
+//! is postcard and frozen by a test; the version is exchanged when the link
+//! opens. Nothing here is checked beyond its form.
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// The longest first frame of an owner that the node serves: an assignment.
+pub(crate) const SUBMIT_LIMIT: usize = 4 << 20;
+/// Bytes of an input in one frame, at most.
+pub(crate) const INPUT_CHUNK: usize = 1 << 20;
+/// The longest frame of an owner that uploads: a chunk or a segment.
+pub(crate) const UPLOAD_LIMIT: usize = INPUT_CHUNK + 1024;
+/// The longest reason that is told to others, in bytes.
+pub(crate) const REASON_LIMIT: usize = 512;
+/// The longest address of a peer.
+pub(crate) const ADDRESS_LIMIT: usize = 256;
+
+/// To a node.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ToNode<'a> {
+    /// This link carries the frames of this job, from one node to another.
+    Peer { manifest: [u8; 32] },
+    /// A job begins: [`Assignment`](crate::job::Assignment), and where the
+    /// nodes can be dialled, in slot order. Inputs and segments follow.
+    Submit {
+        #[serde(borrow)]
+        assignment: &'a [u8],
+        peers: Vec<String>,
+    },
+    /// A part of an input's Δ; inputs and their parts come in order.
+    Input { number: u32, offset: u64, bytes: &'a [u8] },
+    /// A segment of the material with its signed header; in order.
+    Segment { header: &'a [u8], bytes: &'a [u8] },
+    /// The result is wanted: now, or once the job is over.
+    Fetch { manifest: [u8; 32], wait: bool },
+    /// The owner gives the job up.
+    Cancel { manifest: [u8; 32] },
+}
+
+/// From a node to an owner or reader.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ToOwner {
+    /// The job was checked and its nonce is noted; send the inputs.
+    Accepted,
+    /// Inputs are verified, and so many segments are stored.
+    Stored { segments: u32, of: u32 },
+    /// So many rounds of openings are over.
+    Round { round: u32, of: u32 },
+    /// [`Concluded`](crate::job::Concluded): the job is over.
+    Concluded(Vec<u8>),
+    /// Not over yet (the answer to a fetch that does not wait).
+    Running { segments: u32, segments_of: u32, round: u32, rounds_of: u32 },
+    /// The job was given up.
+    Cancelled,
+    /// The request was refused; nothing has changed.
+    Refused(String),
+    /// The job ended without a result.
+    Failed(String),
+}
+
+impl<'a> ToNode<'a> {
+    /// The wire form; wiped when dropped, since an assignment holds keys.
+    pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(postcard::to_stdvec(self).expect("plain data always encodes"))
+    }
+
+    /// Reads the wire form; none for anything else, bytes left over included.
+    pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((message, [])) => Some(message),
+            _ => None,
+        }
+    }
+}
+
+impl ToOwner {
+    /// The wire form.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        postcard::to_stdvec(self).expect("plain data always encodes")
+    }
+
+    /// Reads the wire form; none for anything else, bytes left over included.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        match postcard::take_from_bytes(bytes) {
+            Ok((message, [])) => Some(message),
+            _ => None,
+        }
+    }
+}
+
+/// From node to node inside a job: one byte that says what, then the rest.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Peer<'a> {
+    /// A frame of the engine.
+    Frame(&'a [u8]),
+    /// All inputs are verified here; the job can start when all say so.
+    Ready,
+    /// The job is done here, and this is the last frame.
+    Done,
+    /// The job has ended here without a result, for this reason.
+    Abort(String),
+}
+
+impl<'a> Peer<'a> {
+    /// The wire form.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let (kind, rest) = match self {
+            Self::Frame(bytes) => (0, *bytes),
+            Self::Ready => (1, &[][..]),
+            Self::Done => (2, &[][..]),
+            Self::Abort(reason) => (3, reason.as_bytes()),
+        };
+        let mut out = Vec::with_capacity(1 + rest.len());
+        out.push(kind);
+        out.extend_from_slice(rest);
+        out
+    }
+
+    /// Reads the wire form; none for anything else. Reasons are cut and made
+    /// one line, because they are shown to people.
+    pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
+        match bytes.split_first()? {
+            (0, frame) => Some(Self::Frame(frame)),
+            (1, []) => Some(Self::Ready),
+            (2, []) => Some(Self::Done),
+            (3, reason) => Some(Self::Abort(one_line(&String::from_utf8_lossy(reason)))),
+            _ => None,
+        }
+    }
+}
+
+/// A text from elsewhere as it may be shown: one line, at most
+/// [`REASON_LIMIT`] bytes.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+        if line.len() + c.len_utf8() > REASON_LIMIT {
+            break;
+        }
+        line.push(c);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::hex;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_wire_forms_are_frozen() {
+        let to_node = [
+            ToNode::Peer { manifest: [7; 32] },
+            ToNode::Submit { assignment: &[1, 2], peers: vec!["a:1".into(), "b:2".into()] },
+            ToNode::Input { number: 1, offset: 300, bytes: &[9; 3] },
+            ToNode::Segment { header: &[4], bytes: &[5, 6] },
+            ToNode::Fetch { manifest: [8; 32], wait: true },
+            ToNode::Cancel { manifest: [9; 32] },
+        ];
+        let to_owner = [
+            ToOwner::Accepted,
+            ToOwner::Stored { segments: 1, of: 300 },
+            ToOwner::Round { round: 2, of: 3 },
+            ToOwner::Concluded(vec![1, 2]),
+            ToOwner::Running { segments: 1, segments_of: 2, round: 3, rounds_of: 4 },
+            ToOwner::Cancelled,
+            ToOwner::Refused("no".into()),
+            ToOwner::Failed("ah".into()),
+        ];
+        let peers = [Peer::Frame(&[1, 2]), Peer::Ready, Peer::Done, Peer::Abort("why".into())];
+        for message in &to_node {
+            assert_eq!(ToNode::decode(&message.encode()).as_ref(), Some(message));
+        }
+        for message in &to_owner {
+            assert_eq!(ToOwner::decode(&message.encode()).as_ref(), Some(message));
+        }
+        for message in &peers {
+            assert_eq!(Peer::decode(&message.encode()).as_ref(), Some(message));
+        }
+        let mut all: Vec<String> = to_node.iter().map(|m| hex(&m.encode())).collect();
+        all.extend(to_owner.iter().map(|m| hex(&m.encode())));
+        all.extend(peers.iter().map(|m| hex(&m.encode())));
+        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 000102 01 02 03776879");
+    }
+
+    #[test]
+    fn reasons_are_one_short_line() {
+        let Some(Peer::Abort(reason)) = Peer::decode(&[&[3][..], "é\n\u{1b}[2J".repeat(400).as_bytes()].concat())
+        else {
+            panic!()
+        };
+        assert!(reason.len() <= REASON_LIMIT && !reason.chars().any(char::is_control));
+        assert!(Peer::decode(&[3, 0xff, 0xfe]).is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = (ToNode::decode(&bytes), ToOwner::decode(&bytes), Peer::decode(&bytes));
+        }
+    }
+}

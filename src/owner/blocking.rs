@@ -1,0 +1,44 @@
+//! The client's calls for callers without an async runtime: each makes one,
+//! runs in it, and ends it. Not for use inside another runtime.
+
+use super::{ClientError, Node, Prepared, Progress, Ticket};
+use crate::job::Concluded;
+use crate::keys::SecretKey;
+use crate::net::Limits;
+
+/// [`submit`](super::submit), blocking.
+pub fn submit(
+    prepared: &Prepared,
+    owner: &SecretKey,
+    nodes: &[Node],
+    limits: &Limits,
+    progress: impl FnMut(Progress),
+) -> Result<(), ClientError> {
+    run(super::submit(prepared, owner, nodes, limits, progress))
+}
+
+/// [`wait`](super::wait), blocking.
+pub fn wait(
+    key: &SecretKey,
+    ticket: &Ticket,
+    nodes: &[Node],
+    limits: &Limits,
+    progress: impl FnMut(Progress),
+) -> Result<Vec<Concluded>, ClientError> {
+    run(super::wait(key, ticket, nodes, limits, progress))
+}
+
+/// [`fetch`](super::fetch), blocking.
+pub fn fetch(key: &SecretKey, ticket: &Ticket, nodes: &[Node], limits: &Limits) -> Result<Vec<Concluded>, ClientError> {
+    run(super::fetch(key, ticket, nodes, limits))
+}
+
+/// [`cancel`](super::cancel), blocking.
+pub fn cancel(owner: &SecretKey, ticket: &Ticket, nodes: &[Node], limits: &Limits) -> Result<(), ClientError> {
+    run(super::cancel(owner, ticket, nodes, limits))
+}
+
+fn run<T>(call: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ClientError::Runtime)?;
+    runtime.block_on(call)
+}

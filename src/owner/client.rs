@@ -1,0 +1,423 @@
+//! The owner's and the readers' side of the links to nodes.
+//!
+//! Nothing is submitted to any node before all of them are linked, so that a
+//! node that is down costs no nonce. The material is dealt while it is sent,
+//! once for all nodes, no faster than the slowest of them stores it.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::{OwnerError, Prepared, Ticket};
+use crate::job::{CheckedManifest, Concluded, JobError};
+use crate::keys::{PublicKey, SecretKey};
+use crate::net::link::{Link, Receiver, Sender};
+use crate::net::tls::Identity;
+use crate::net::{Limits, NetError, client};
+use crate::node::wire::{INPUT_CHUNK, ToNode, ToOwner, one_line};
+use crate::program::plan::Plan;
+use crate::roster::{Scheme, Slot};
+
+/// A node and where it is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// its key, which it must prove to hold
+    pub key: PublicKey,
+    /// `host:port` or `ws://host:port/prefix`
+    pub address: String,
+}
+
+/// How far one node has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// it is linked, and its key is the expected one
+    Connected {
+        /// which node
+        slot: Slot,
+    },
+    /// it has checked the job and begun it
+    Accepted {
+        /// which node
+        slot: Slot,
+    },
+    /// it has verified all inputs, and verified and stored so many segments
+    Stored {
+        /// which node
+        slot: Slot,
+        /// segments stored
+        segments: u32,
+        /// segments in all
+        of: u32,
+    },
+    /// so many rounds of openings are over there
+    Round {
+        /// which node
+        slot: Slot,
+        /// rounds done
+        round: u32,
+        /// rounds in all
+        of: u32,
+    },
+    /// its receipt and sealed shares have arrived
+    Done {
+        /// which node
+        slot: Slot,
+    },
+}
+
+/// Why a job could not be submitted, awaited, fetched or cancelled.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// A slot of the job has no address.
+    #[error("no address is known for {slot} ({key}): name it in the roster file")]
+    NoAddress {
+        /// the slot
+        slot: Slot,
+        /// short form of the key that the manifest names
+        key: String,
+    },
+    /// The key is not the one that signed the job.
+    #[error("this key ({found}) did not sign the job, {expected} did: use the owner's key")]
+    NotOwner {
+        /// short form of the key at hand
+        found: String,
+        /// short form of the owner's
+        expected: String,
+    },
+    /// No link, or it broke.
+    #[error("{slot}: {source}")]
+    Net {
+        /// which node
+        slot: Slot,
+        /// why
+        source: NetError,
+    },
+    /// Our own key cannot be used for links.
+    #[error(transparent)]
+    Identity(NetError),
+    /// A node refused the request; nothing has changed there.
+    #[error("{slot} refuses: {reason}")]
+    Refused {
+        /// which node
+        slot: Slot,
+        /// in its words, one line
+        reason: String,
+    },
+    /// The job ended at a node without a result.
+    #[error("{slot} ended the job: {reason}")]
+    Failed {
+        /// which node
+        slot: Slot,
+        /// in its words, one line
+        reason: String,
+    },
+    /// There is no result yet.
+    #[error(
+        "{slot} is not done: segment {segments} of {segments_of} is stored, round {round} of {rounds_of} is over; ask again later, or wait"
+    )]
+    NotYet {
+        /// which node
+        slot: Slot,
+        /// segments stored
+        segments: u32,
+        /// segments in all
+        segments_of: u32,
+        /// rounds done
+        round: u32,
+        /// rounds in all
+        rounds_of: u32,
+    },
+    /// An answer that does not belong here.
+    #[error("{slot} answered with {found} bytes that do not belong here: it runs another version or sends garbage")]
+    Answer {
+        /// which node
+        slot: Slot,
+        /// length of the answer
+        found: usize,
+    },
+    /// A node's result cannot be read.
+    #[error("{slot}: {source}")]
+    Result {
+        /// which node
+        slot: Slot,
+        /// why
+        source: JobError,
+    },
+    /// The job itself.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
+    /// The runtime of a blocking call.
+    #[error("this process cannot start an async runtime: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// Gives a job to its nodes. Returns when every node has verified and stored
+/// everything, so that the owner may leave; the job runs meanwhile. If this
+/// fails, or is dropped, the job ends at all nodes and its nonce is used up.
+pub async fn submit(
+    prepared: &Prepared,
+    owner: &SecretKey,
+    nodes: &[Node],
+    limits: &Limits,
+    progress: impl FnMut(Progress),
+) -> Result<(), ClientError> {
+    must_own(owner, prepared.manifest())?;
+    let stream = prepared.stream()?;
+    let peers = Peers::of(owner, prepared.manifest(), nodes, limits)?;
+    let progress = Mutex::new(progress);
+    let say = |p| report(&progress, p);
+    let links = try_join_all(peers.slots().map(async |slot| {
+        let link = peers.connect(slot).await?;
+        say(Progress::Connected { slot });
+        Ok::<_, ClientError>((slot, link))
+    }))
+    .await?;
+    let addresses: Vec<String> = peers.nodes.iter().map(|(_, node)| node.address.clone()).collect();
+    let links = try_join_all(links.into_iter().map(async |(slot, mut link)| {
+        let assignment = prepared.assignment(slot).to_bytes();
+        let frame = ToNode::Submit { assignment: &assignment, peers: addresses.clone() }.encode();
+        send(slot, &mut link, &frame).await?;
+        match hear(slot, &link.recv().await.map_err(net(slot))?)? {
+            (ToOwner::Accepted, _) => say(Progress::Accepted { slot }),
+            (_, found) => return Err(ClientError::Answer { slot, found }),
+        }
+        Ok((slot, link))
+    }))
+    .await?;
+
+    let (queues, streams): (Vec<_>, Vec<_>) = links.iter().map(|_| mpsc::channel::<Bytes>(AHEAD)).unzip();
+    // The dealer stops by itself when nobody takes its segments any more.
+    let dealing = tokio::task::spawn_blocking(move || deal(stream, &queues));
+    try_join_all(links.into_iter().zip(streams).map(async |((slot, link), segments)| {
+        let (sender, mut receiver) = link.split();
+        let sent = upload(slot, sender, prepared.inputs(), segments);
+        let stored = until_stored(slot, &mut receiver, &say);
+        tokio::pin!(sent, stored);
+        tokio::select! {
+            stored = &mut stored => stored,
+            sent = &mut sent => match sent {
+                Ok(_sender) => stored.await,
+                // Why a node takes nothing more is what it said last.
+                Err(error) => match timeout(LAST_WORDS, stored).await {
+                    Ok(Err(said @ (ClientError::Failed { .. } | ClientError::Refused { .. }))) => Err(said),
+                    _ => Err(error),
+                },
+            },
+        }
+    }))
+    .await?;
+    // All segments have arrived everywhere, so it has ended.
+    drop(dealing);
+    Ok(())
+}
+
+/// Waits until the job is over at all nodes, and returns their receipts and
+/// sealed shares for [`read`](super::read).
+pub async fn wait(
+    key: &SecretKey,
+    ticket: &Ticket,
+    nodes: &[Node],
+    limits: &Limits,
+    progress: impl FnMut(Progress),
+) -> Result<Vec<Concluded>, ClientError> {
+    results(key, ticket, nodes, limits, true, progress).await
+}
+
+/// Returns the receipts and sealed shares of all nodes now, or an error that
+/// says how far the job is.
+pub async fn fetch(
+    key: &SecretKey,
+    ticket: &Ticket,
+    nodes: &[Node],
+    limits: &Limits,
+) -> Result<Vec<Concluded>, ClientError> {
+    results(key, ticket, nodes, limits, false, |_| {}).await
+}
+
+/// Ends a running job at all nodes that can be reached; the first node that
+/// could not is the error. What is over stays as it is.
+pub async fn cancel(owner: &SecretKey, ticket: &Ticket, nodes: &[Node], limits: &Limits) -> Result<(), ClientError> {
+    let (manifest, _) = ticket.check()?;
+    let peers = Peers::of(owner, &manifest, nodes, limits)?;
+    let frame = ToNode::Cancel { manifest: manifest.digest() }.encode();
+    let asked = futures_util::future::join_all(peers.slots().map(async |slot| {
+        let mut link = peers.connect(slot).await?;
+        send(slot, &mut link, &frame).await?;
+        match hear(slot, &link.recv().await.map_err(net(slot))?)? {
+            (ToOwner::Cancelled, _) => Ok(()),
+            (_, found) => Err(ClientError::Answer { slot, found }),
+        }
+    }));
+    asked.await.into_iter().collect()
+}
+
+/// Segments that wait for one node.
+const AHEAD: usize = 8;
+/// How long a node's reason is waited for after its link broke.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+async fn results(
+    key: &SecretKey,
+    ticket: &Ticket,
+    nodes: &[Node],
+    limits: &Limits,
+    wait: bool,
+    progress: impl FnMut(Progress),
+) -> Result<Vec<Concluded>, ClientError> {
+    let (manifest, plan) = ticket.check()?;
+    let peers = Peers::of(key, &manifest, nodes, limits)?;
+    let frame = ToNode::Fetch { manifest: manifest.digest(), wait }.encode();
+    let limit = longest_result(&plan).max(limits.first_frames);
+    let progress = Mutex::new(progress);
+    try_join_all(peers.slots().map(async |slot| {
+        let mut link = peers.connect(slot).await?;
+        link.set_limit(limit);
+        send(slot, &mut link, &frame).await?;
+        loop {
+            match hear(slot, &link.recv().await.map_err(net(slot))?)? {
+                (ToOwner::Concluded(bytes), _) => {
+                    let concluded =
+                        Concluded::from_bytes(&bytes).map_err(|source| ClientError::Result { slot, source })?;
+                    report(&progress, Progress::Done { slot });
+                    return Ok(concluded);
+                }
+                (ToOwner::Round { round, of }, _) => report(&progress, Progress::Round { slot, round, of }),
+                (ToOwner::Running { segments, segments_of, round, rounds_of }, _) => {
+                    return Err(ClientError::NotYet { slot, segments, segments_of, round, rounds_of });
+                }
+                (_, found) => return Err(ClientError::Answer { slot, found }),
+            }
+        }
+    }))
+    .await
+}
+
+/// The nodes of a job in slot order, and how to reach them.
+struct Peers<'a> {
+    nodes: Vec<(Slot, &'a Node)>,
+    identity: Identity,
+    limits: &'a Limits,
+}
+
+impl<'a> Peers<'a> {
+    fn of(
+        key: &SecretKey,
+        manifest: &CheckedManifest,
+        nodes: &'a [Node],
+        limits: &'a Limits,
+    ) -> Result<Self, ClientError> {
+        let signed = manifest.manifest();
+        let find = |(slot, key): (Slot, &PublicKey)| {
+            let node = nodes.iter().find(|node| node.key == *key);
+            Ok((slot, node.ok_or_else(|| ClientError::NoAddress { slot, key: key.short() })?))
+        };
+        let nodes = signed.roster.slots().zip(&signed.nodes).map(find).collect::<Result<_, ClientError>>()?;
+        Ok(Self { nodes, identity: Identity::new(key).map_err(ClientError::Identity)?, limits })
+    }
+
+    fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.nodes.iter().map(|(slot, _)| *slot)
+    }
+
+    async fn connect(&self, slot: Slot) -> Result<Link, ClientError> {
+        let (_, node) = self.nodes[slot.index()];
+        client::connect(&node.address, &self.identity, *node.key.identity(), self.limits).await.map_err(net(slot))
+    }
+}
+
+fn must_own(key: &SecretKey, manifest: &CheckedManifest) -> Result<(), ClientError> {
+    let owner = &manifest.manifest().owner;
+    if key.public() == *owner {
+        return Ok(());
+    }
+    Err(ClientError::NotOwner { found: key.public().short(), expected: owner.short() })
+}
+
+fn net(slot: Slot) -> impl Fn(NetError) -> ClientError {
+    move |source| ClientError::Net { slot, source }
+}
+
+fn report(progress: &Mutex<impl FnMut(Progress)>, what: Progress) {
+    // A callback that has panicked is not called again.
+    if let Ok(mut progress) = progress.lock() {
+        progress(what);
+    }
+}
+
+async fn send(slot: Slot, link: &mut Link, frame: &[u8]) -> Result<(), ClientError> {
+    link.send(frame).await.map_err(net(slot))?;
+    link.flush().await.map_err(net(slot))
+}
+
+/// An answer and its length; refusals and failures become errors.
+fn hear(slot: Slot, frame: &[u8]) -> Result<(ToOwner, usize), ClientError> {
+    match ToOwner::decode(frame) {
+        Some(ToOwner::Refused(reason)) => Err(ClientError::Refused { slot, reason: one_line(&reason) }),
+        Some(ToOwner::Failed(reason)) => Err(ClientError::Failed { slot, reason: one_line(&reason) }),
+        Some(answer) => Ok((answer, frame.len())),
+        None => Err(ClientError::Answer { slot, found: frame.len() }),
+    }
+}
+
+/// Deals the stream once, for all nodes.
+fn deal(stream: crate::material::SegmentStream, queues: &[mpsc::Sender<Bytes>]) {
+    for (header, bytes) in stream {
+        let mut frame = ToNode::Segment { header: &header.to_bytes(), bytes: &bytes }.encode();
+        let frame = Bytes::from(std::mem::take(&mut *frame));
+        for queue in queues {
+            // Its node's own error ends the submission.
+            if queue.blocking_send(frame.clone()).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Sends inputs and segments; gives the sender back, since the link lasts as
+/// long as both its halves.
+async fn upload(
+    slot: Slot,
+    mut sender: Sender,
+    inputs: &[Vec<u8>],
+    mut segments: mpsc::Receiver<Bytes>,
+) -> Result<Sender, ClientError> {
+    for (number, input) in (0..).zip(inputs) {
+        for (part, bytes) in (0u64..).zip(input.chunks(INPUT_CHUNK)) {
+            let frame: Zeroizing<Vec<u8>> = ToNode::Input { number, offset: part * INPUT_CHUNK as u64, bytes }.encode();
+            sender.send(&frame).await.map_err(net(slot))?;
+        }
+    }
+    sender.flush().await.map_err(net(slot))?;
+    while let Some(frame) = segments.recv().await {
+        sender.send(&frame).await.map_err(net(slot))?;
+        sender.flush().await.map_err(net(slot))?;
+    }
+    Ok(sender)
+}
+
+async fn until_stored(slot: Slot, receiver: &mut Receiver, say: &impl Fn(Progress)) -> Result<(), ClientError> {
+    loop {
+        match hear(slot, &receiver.recv().await.map_err(net(slot))?)? {
+            (ToOwner::Stored { segments, of }, _) => {
+                say(Progress::Stored { slot, segments, of });
+                if segments == of {
+                    return Ok(());
+                }
+            }
+            (ToOwner::Round { round, of }, _) => say(Progress::Round { slot, round, of }),
+            (_, found) => return Err(ClientError::Answer { slot, found }),
+        }
+    }
+}
+
+/// The most bytes of a result: what its plan says, sealed, with a receipt.
+fn longest_result(plan: &Plan) -> usize {
+    let words_each = if plan.roster.scheme() == Scheme::Spdz { 2 } else { 1 };
+    let sealed = plan.outputs.iter().map(|output| 8 * words_each * output.shape.len() + 1024);
+    sealed.sum::<usize>() + (64 << 10)
+}

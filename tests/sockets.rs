@@ -1,0 +1,200 @@
+//! Jobs on real nodes: every node serves its own port on loopback, with its
+//! own key and store; owner and readers come over links like anywhere else.
+#![cfg(feature = "net")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use beaverdam::entropy::Entropy;
+use beaverdam::job;
+use beaverdam::keys::{PublicKey, SecretKey};
+use beaverdam::net::Limits;
+use beaverdam::node::{self, Allow, Config};
+use beaverdam::owner::{ClientError, Node, Prepared, Progress, Request, cancel, fetch, prepare, read, submit, wait};
+use beaverdam::program::{Builder, Program, Type};
+use beaverdam::roster::{Roster, Slot};
+use beaverdam::store::{JobState, MemoryStore, Store};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+/// A node in a runtime of its own, so that it can die like a process.
+struct Served {
+    node: Node,
+    store: Arc<dyn Store>,
+    runtime: Runtime,
+}
+
+fn serve(allow: Allow, deadline: Duration, max_jobs: usize, store: Arc<dyn Store>) -> Served {
+    let key = Arc::new(SecretKey::generate().unwrap());
+    let public = key.public();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let config = Config {
+        key,
+        allow,
+        store: store.clone(),
+        limits: job::Limits::default(),
+        deadline,
+        entropy: Entropy::system(),
+        net: Limits::default(),
+        max_jobs,
+    };
+    runtime.spawn(async move { node::serve(listener, config, std::future::pending()).await.unwrap() });
+    Served { node: Node { key: public, address }, store, runtime }
+}
+
+/// A node that its test has killed.
+fn kill(served: Served) {
+    served.runtime.shutdown_background();
+}
+
+fn cluster(n: u8, allow: &Allow, deadline: Duration) -> Vec<Served> {
+    (0..n).map(|_| serve(allow.clone(), deadline, 4, Arc::new(MemoryStore::new()))).collect()
+}
+
+fn nodes(served: &[Served]) -> Vec<Node> {
+    served.iter().map(|s| s.node.clone()).collect()
+}
+
+fn owner() -> Arc<SecretKey> {
+    Arc::new(SecretKey::generate().unwrap())
+}
+
+fn only(key: &SecretKey) -> Allow {
+    Allow::Keys(BTreeSet::from([key.public()]))
+}
+
+const PATIENT: Duration = Duration::from_secs(60);
+
+/// A program with openings of both kinds, some rounds, and two readers if asked.
+fn dot(length: usize, reader: &str) -> Program {
+    let b = Builder::new();
+    let x = b.input("x", "alice", Type::fixed(-100.0..=100.0), [length]);
+    let w = b.input("w", "alice", Type::fixed(-100.0..=100.0), [length]);
+    let products = &x * &w;
+    b.output("dot", reader, &products.sum(0));
+    b.output("positive", "alice", &products.ge0());
+    b.finish().unwrap()
+}
+
+fn job(owner: &Arc<SecretKey>, roster: Roster, nodes: &[Node], length: usize, reader: Option<PublicKey>) -> Prepared {
+    let program = dot(length, if reader.is_some() { "bob" } else { "alice" });
+    let keys: Vec<PublicKey> = nodes.iter().map(|n| n.key).collect();
+    let inputs = BTreeMap::from([
+        ("x".to_owned(), (0..length).map(|i| (i % 7) as f64 - 3.0).collect()),
+        ("w".to_owned(), (0..length).map(|i| (i % 5) as f64 - 2.0).collect()),
+    ]);
+    let readers = reader.map(|key| ("bob".to_owned(), key)).into_iter().collect();
+    let expires = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 3600;
+    let request =
+        Request { program: &program, roster, nodes: &keys, inputs: &inputs, readers: &readers, expires, note: "" };
+    prepare(owner, &request, Entropy::system()).unwrap()
+}
+
+fn expected(length: usize) -> f64 {
+    (0..length).map(|i| ((i % 7) as f64 - 3.0) * ((i % 5) as f64 - 2.0)).sum()
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn a_job_runs_on_every_scheme_and_its_owner_may_leave_in_between() {
+    for roster in [Roster::shamir(4, 1).unwrap(), Roster::spdz(3).unwrap()] {
+        let owner = owner();
+        let served = cluster(roster.nodes(), &only(&owner), PATIENT);
+        let nodes = nodes(&served);
+        // More than one segment of material.
+        let prepared = job(&owner, roster, &nodes, 1000, None);
+        assert!(prepared.plan().stream_words > 65_536, "{}", prepared.plan().stream_words);
+        let seen = Mutex::new(Vec::new());
+        runtime()
+            .block_on(submit(&prepared, &owner, &nodes, &Limits::default(), |p| seen.lock().unwrap().push(p)))
+            .unwrap();
+        for slot in roster.slots() {
+            let seen = seen.lock().unwrap();
+            assert!(seen.contains(&Progress::Connected { slot }) && seen.contains(&Progress::Accepted { slot }));
+            assert!(
+                seen.iter()
+                    .any(|p| matches!(p, Progress::Stored { slot: s, segments, of } if *s == slot && segments == of))
+            );
+        }
+        let ticket = prepared.ticket();
+        let concluded = runtime().block_on(wait(&owner, &ticket, &nodes, &Limits::default(), |_| {})).unwrap();
+        let results = read(&owner, &ticket, &concluded).unwrap();
+        assert!((results.outputs["dot"][0] - expected(1000)).abs() < 0.1, "{roster}: {}", results.outputs["dot"][0]);
+        assert_eq!(results.outputs["positive"].len(), 1000);
+        for receipt in results.agreed.receipts() {
+            assert!(receipt.sent > 1000 && receipt.received > 1000);
+        }
+        // Again, and as often as one likes.
+        let again = runtime().block_on(fetch(&owner, &ticket, &nodes, &Limits::default())).unwrap();
+        assert_eq!(read(&owner, &ticket, &again).unwrap().outputs, results.outputs);
+        // The material is gone, the record stays.
+        let nonce = prepared.manifest().manifest().nonce;
+        for s in &served {
+            assert_eq!(s.store.segments(nonce).unwrap().count, 0);
+            assert_eq!(s.store.state(nonce).unwrap(), Some(JobState::Finished));
+        }
+    }
+}
+
+#[test]
+fn the_same_manifest_is_refused_a_second_time() {
+    let owner = owner();
+    let served = cluster(2, &only(&owner), PATIENT);
+    let nodes = nodes(&served);
+    let prepared = job(&owner, Roster::spdz(2).unwrap(), &nodes, 3, None);
+    let limits = Limits::default();
+    runtime().block_on(submit(&prepared, &owner, &nodes, &limits, |_| {})).unwrap();
+    runtime().block_on(wait(&owner, &prepared.ticket(), &nodes, &limits, |_| {})).unwrap();
+    let again = runtime().block_on(submit(&prepared, &owner, &nodes, &limits, |_| {})).unwrap_err();
+    assert!(matches!(&again, ClientError::Refused { reason, .. } if reason.contains("already started")), "{again}");
+}
+
+#[test]
+fn a_node_that_is_down_is_named_before_any_nonce_is_used() {
+    let owner = owner();
+    let mut served = cluster(3, &only(&owner), PATIENT);
+    let nodes = nodes(&served);
+    let prepared = job(&owner, Roster::shamir(3, 1).unwrap(), &nodes, 3, None);
+    kill(served.remove(1));
+    let error = runtime().block_on(submit(&prepared, &owner, &nodes, &Limits::default(), |_| {})).unwrap_err();
+    assert!(matches!(error, ClientError::Net { slot: Slot(2), .. }), "{error}");
+    for s in &served {
+        assert!(s.store.jobs().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn strangers_neither_submit_nor_fetch_nor_cancel() {
+    let (known, stranger, bob) = (owner(), owner(), owner());
+    let served = cluster(4, &only(&known), PATIENT);
+    let nodes = nodes(&served);
+    let roster = Roster::shamir(4, 1).unwrap();
+    let limits = Limits::default();
+    let run = runtime();
+
+    let theirs = job(&stranger, roster, &nodes, 3, None);
+    let refused = run.block_on(submit(&theirs, &stranger, &nodes, &limits, |_| {})).unwrap_err();
+    assert!(matches!(&refused, ClientError::Refused { reason, .. } if reason.contains("takes no jobs")), "{refused}");
+
+    let prepared = job(&known, roster, &nodes, 3, Some(bob.public()));
+    let ticket = prepared.ticket();
+    run.block_on(submit(&prepared, &known, &nodes, &limits, |_| {})).unwrap();
+    let refused = run.block_on(wait(&stranger, &ticket, &nodes, &limits, |_| {})).unwrap_err();
+    assert!(matches!(refused, ClientError::Refused { .. }), "{refused}");
+    let refused = run.block_on(cancel(&stranger, &ticket, &nodes, &limits)).unwrap_err();
+    assert!(matches!(refused, ClientError::Refused { .. }), "{refused}");
+    // Readers read, but do not cancel.
+    let refused = run.block_on(cancel(&bob, &ticket, &nodes, &limits)).unwrap_err();
+    assert!(matches!(refused, ClientError::Refused { .. }), "{refused}");
+    let concluded = run.block_on(wait(&bob, &ticket, &nodes, &limits, |_| {})).unwrap();
+    let results = read(&bob, &ticket, &concluded).unwrap();
+    assert!((results.outputs["dot"][0] - expected(3)).abs() < 1e-3);
+    let refused = run.block_on(fetch(&stranger, &ticket, &nodes, &limits)).unwrap_err();
+    assert!(matches!(refused, ClientError::Refused { .. }), "{refused}");
+}
