@@ -198,3 +198,91 @@ fn strangers_neither_submit_nor_fetch_nor_cancel() {
     let refused = run.block_on(fetch(&stranger, &ticket, &nodes, &limits)).unwrap_err();
     assert!(matches!(refused, ClientError::Refused { .. }), "{refused}");
 }
+
+/// Waits until no node has the job running any more; the reasons of the failed.
+fn reasons(served: &[Served], nonce: [u8; 32]) -> Vec<String> {
+    let state = |s: &Served| loop {
+        match s.store.state(nonce).unwrap() {
+            Some(JobState::Running) => std::thread::sleep(Duration::from_millis(20)),
+            Some(JobState::Failed(reason)) => return reason,
+            other => panic!("{other:?}"),
+        }
+    };
+    served.iter().map(state).collect()
+}
+
+#[test]
+fn a_node_that_dies_in_the_middle_ends_the_job_everywhere() {
+    let owner = owner();
+    let mut served = cluster(4, &only(&owner), Duration::from_secs(5));
+    let nodes = nodes(&served);
+    // Tens of segments: some are still to come when the first is stored.
+    let prepared = job(&owner, Roster::shamir(4, 1).unwrap(), &nodes, 20_000, None);
+    let mut victim = Some(served.remove(1));
+    let error = runtime()
+        .block_on(submit(&prepared, &owner, &nodes, &Limits::default(), |progress| {
+            if let Progress::Stored { segments: 1.., .. } = progress {
+                victim.take().into_iter().for_each(kill);
+            }
+        }))
+        .unwrap_err();
+    assert!(error.to_string().contains("node 2"), "{error}");
+    let nonce = prepared.manifest().manifest().nonce;
+    for reason in reasons(&served, nonce) {
+        assert!(reason.contains("node 2") || reason.contains("the owner left"), "{reason}");
+    }
+    for s in &served {
+        assert_eq!(s.store.record(nonce).unwrap(), None);
+        assert_eq!(s.store.segments(nonce).unwrap().count, 0);
+    }
+}
+
+#[test]
+fn an_owner_cancels_its_job() {
+    let owner = owner();
+    let served = cluster(2, &only(&owner), PATIENT);
+    let nodes = nodes(&served);
+    let prepared = job(&owner, Roster::spdz(2).unwrap(), &nodes, 20_000, None);
+    let ticket = prepared.ticket();
+    let limits = Limits::default();
+    let (submitted, cancelled) = runtime().block_on(async {
+        let (sender, started) = tokio::sync::oneshot::channel();
+        let mut sender = Some(sender);
+        let submitting = submit(&prepared, &owner, &nodes, &limits, |progress| {
+            if let Progress::Stored { .. } = progress
+                && let Some(sender) = sender.take()
+            {
+                sender.send(()).unwrap();
+            }
+        });
+        let cancelling = async {
+            started.await.unwrap();
+            let early = fetch(&owner, &ticket, &nodes, &limits).await.unwrap_err();
+            assert!(matches!(early, ClientError::NotYet { .. }), "{early}");
+            cancel(&owner, &ticket, &nodes, &limits).await
+        };
+        tokio::join!(submitting, cancelling)
+    });
+    assert!(matches!(submitted, Err(ClientError::Failed { .. })), "{submitted:?}");
+    // One node may have ended by the other's word before it was asked itself.
+    assert!(matches!(cancelled, Ok(()) | Err(ClientError::Refused { .. })), "{cancelled:?}");
+    let reasons = reasons(&served, prepared.manifest().manifest().nonce);
+    assert!(reasons.iter().any(|reason| reason.contains("cancelled")), "{reasons:?}");
+    let fetched = runtime().block_on(fetch(&owner, &ticket, &nodes, &limits)).unwrap_err();
+    assert!(fetched.to_string().contains("cancelled"), "{fetched}");
+}
+
+#[test]
+fn a_restarted_node_fails_what_was_running() {
+    let owner = owner();
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Arc::new(beaverdam::store::RedbStore::open(dir.path().join("store")).unwrap());
+    let store = open();
+    store.begin([7; 32], [8; 32]).unwrap();
+    drop(store);
+    let store = open();
+    let served = serve(only(&owner), PATIENT, 1, store.clone());
+    let reasons = reasons(std::slice::from_ref(&served), [7; 32]);
+    assert!(reasons[0].contains("restarted"), "{reasons:?}");
+    assert!(store.interrupted().unwrap().is_empty());
+}

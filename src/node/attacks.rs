@@ -117,22 +117,29 @@ async fn a_node_that_is_shown_another_manifest_ends_the_job_before_the_first_ope
     other.note = "something else".to_owned();
     let other = other.sign(&cluster.owner).unwrap();
     let mut links = Vec::new();
+    let shown = job::SignedManifest::verify(&other.to_bytes(), 0, &job::Limits::unlimited()).unwrap();
     for slot in roster.slots() {
-        let mine = (slot == Slot(3)).then(|| other.to_bytes());
-        let mut link = cluster.submit(&job, slot, mine).await;
+        let equivocated = slot == Slot(3);
+        let mut link = cluster.submit(&job, slot, equivocated.then(|| other.to_bytes())).await;
         assert_eq!(answer(&mut link).await, ToOwner::Accepted);
         for (number, bytes) in (0..).zip(job.inputs()) {
             say(&mut link, &ToNode::Input { number, offset: 0, bytes }).await;
         }
+        for (index, (header, bytes)) in (0..).zip(job.stream().unwrap()) {
+            let other = shown.stream().sign(&cluster.owner, 0, index, &bytes).unwrap();
+            let header = if equivocated { other } else { header }.to_bytes();
+            say(&mut link, &ToNode::Segment { header: &header, bytes: &bytes }).await;
+        }
         links.push(link);
-    }
-    for link in &mut links {
-        let reason = failure(link).await;
-        assert!(!reason.contains("opening"), "{reason}");
     }
     let nonce = job.manifest().manifest().nonce;
     for store in &cluster.stores {
-        assert!(matches!(store.state(nonce).unwrap(), Some(JobState::Failed(_))));
+        while store.state(nonce).unwrap() == Some(JobState::Running) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let Some(JobState::Failed(reason)) = store.state(nonce).unwrap() else { panic!("no failure") };
+        // The nodes do not even link up.
+        assert!(reason.contains("was not submitted to this node") || reason.contains("no link with"), "{reason}");
         assert_eq!(store.record(nonce).unwrap(), None);
     }
 }

@@ -31,6 +31,9 @@ mod upload;
 mod visit;
 pub(crate) mod wire;
 
+#[cfg(test)]
+mod attacks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

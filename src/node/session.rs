@@ -49,13 +49,9 @@ pub(super) struct Session {
 impl Session {
     /// Runs the job to its end and says it to everybody concerned.
     pub(super) async fn run(self) {
-        let Self { node, job, place, .. } = &self;
-        let (digest, nonce) = (job.manifest.digest(), job.manifest.manifest().nonce);
-        let (node, job, roster) = (Arc::clone(node), Arc::clone(job), job.manifest.manifest().roster);
-        let name = hex(&digest[..8]);
-        let _ = place;
-        let entropy = self.entropy;
-        let Self { plan, addresses, letters, words, links, stop, place, .. } = self;
+        let Self { node, job, plan, entropy, addresses, letters, words, links, stop, place } = self;
+        let (digest, signed) = (job.manifest.digest(), job.manifest.manifest());
+        let (nonce, roster, name) = (signed.nonce, signed.roster, hex(&digest[..8]));
         let mut driver = Driver {
             mesh: LinkMesh::new(&node.config.net),
             frame_limit: largest_frame(&plan).max(super::wire::REASON_LIMIT) + 1,
