@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The most elements a tensor may have; a product of dimensions past it is an error.
-pub const MAX_ELEMENTS: usize = 1 << 31;
+pub const MAX_ELEMENTS: usize = 1 << 30;
 /// The most dimensions of a tensor.
 pub const MAX_RANK: usize = 6;
 

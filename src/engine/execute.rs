@@ -23,6 +23,10 @@ pub(super) struct Machine<S: Sharing> {
 
 impl<S: Verify> Machine<S> {
     pub(super) fn new(sharing: S, plan: &Plan, attempt: u32, inputs: Vec<Vec<Fp61>>) -> Result<Self, EngineError> {
+        if inputs.len() > plan.inputs.len() {
+            let input = plan.inputs.len();
+            return Err(EngineError::Input { input, found: inputs[input].len(), expected: 0 });
+        }
         for (i, planned) in plan.inputs.iter().enumerate() {
             let found = inputs.get(i).map_or(0, Vec::len);
             if found as u64 != planned.words {

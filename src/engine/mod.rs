@@ -231,7 +231,7 @@ impl<S: Verify> Engine<S> {
         let roster = sharing.roster();
         Ok(Self {
             manifest: job.manifest,
-            stream: Stream::new(job.owner, place, roster),
+            stream: Stream::new(job.owner, place, attempt, sharing.slot(), roster),
             transcript: Transcript::new(&job.manifest, EPOCH, VIEW),
             machine: Machine::new(sharing, &job.plan, attempt, job.inputs)?,
             rng,
@@ -264,8 +264,11 @@ impl<S: Verify> Engine<S> {
         let ahead = self.plan.rounds.get(self.round + 1).map_or(until, |r| r.stream_until);
         out.extend(self.stream.ask(ahead).map(Action::NeedSegment));
         if self.stream.missing(until).is_some() {
-            self.state = State::Segments;
-            out.push(Action::Arm { token: self.step });
+            // Armed once: whatever arrives meanwhile, the owner's time runs on.
+            if !matches!(self.state, State::Segments) {
+                self.state = State::Segments;
+                out.push(Action::Arm { token: self.step });
+            }
             return Ok(());
         }
         self.stream.absorb(until, &mut self.transcript);
@@ -641,7 +644,7 @@ impl<S: Verify> Engine<S> {
             }
             Event::Frame { from, frame } => self.receive(from, frame, &mut out)?,
             Event::Header(signed) => {
-                if let Some((index, digest)) = self.stream.header(&signed, self.slot())? {
+                if let Some((index, digest)) = self.stream.header(&signed)? {
                     self.broadcast(Kind::Segment, index, &Body::Digest(digest), &mut out);
                 }
                 if matches!(self.state, State::Segments) {

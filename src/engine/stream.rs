@@ -8,11 +8,15 @@ use super::frame::Kind;
 use crate::field::Fp61;
 use crate::keys::PublicKey;
 use crate::roster::{Roster, Slot};
-use crate::transcript::{CheckedHeader, Headers, SEGMENT_WORDS, SignedHeader, StreamPlace, Transcript};
+use crate::transcript::{
+    CheckedHeader, Headers, SEGMENT_WORDS, SignedHeader, StreamPlace, Transcript, TranscriptError,
+};
 
 pub(super) struct Stream {
     owner: PublicKey,
     place: StreamPlace,
+    attempt: u32,
+    slot: Slot,
     roster: Roster,
     accepted: Headers,
     headers: BTreeMap<u32, CheckedHeader>,
@@ -26,10 +30,12 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(owner: PublicKey, place: StreamPlace, roster: Roster) -> Self {
+    pub(super) fn new(owner: PublicKey, place: StreamPlace, attempt: u32, slot: Slot, roster: Roster) -> Self {
         Self {
             owner,
             place,
+            attempt,
+            slot,
             roster,
             accepted: Headers::default(),
             headers: BTreeMap::new(),
@@ -42,15 +48,21 @@ impl Stream {
         }
     }
 
-    /// A header from the owner: its index and digest if it is new.
-    pub(super) fn header(&mut self, signed: &SignedHeader, slot: Slot) -> Result<Option<(u32, [u8; 32])>, EngineError> {
+    /// A header from the owner: its index and digest if it is new. Only
+    /// segments of the attempt that is under way are of use: words of another
+    /// one are as random as any, and would pass for right.
+    pub(super) fn header(&mut self, signed: &SignedHeader) -> Result<Option<(u32, [u8; 32])>, EngineError> {
         let checked = signed.verify(&self.owner, &self.place)?;
+        let (index, digest) = (checked.header().index, checked.header().digest());
+        let (found, expected) = (u64::from(checked.header().attempt), u64::from(self.attempt));
+        if found != expected {
+            return Err(TranscriptError::HeaderGeometry { index, field: "attempt", found, expected }.into());
+        }
         if !self.accepted.accept(&checked)? {
             return Ok(None);
         }
-        let (index, digest) = (checked.header().index, checked.header().digest());
         self.headers.insert(index, checked);
-        self.report(index, slot, digest)?;
+        self.report(index, self.slot, digest)?;
         Ok(Some((index, digest)))
     }
 
@@ -74,8 +86,10 @@ impl Stream {
         if reports[from.index()].replace(digest).is_some() {
             return Err(twice);
         }
-        // Compare with whoever spoke before; all must be alike in the end.
-        if let Some(other) = reports.iter().position(|r| r.is_some_and(|r| r != digest)) {
+        // Whoever differs from what this node verified is named.
+        if let Some(own) = reports[self.slot.index()]
+            && let Some(other) = reports.iter().position(|r| r.is_some_and(|r| r != own))
+        {
             return Err(EngineError::Disagree { from: Slot(other as u8 + 1), what: Kind::Segment });
         }
         if reports.iter().all(Option::is_some) {

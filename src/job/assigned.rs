@@ -103,8 +103,11 @@ impl Assigned {
         let slot = manifest.slot_of(node).ok_or_else(|| JobError::NotOnRoster { key: node.short() })?;
         let program = Program::from_bytes(&assignment.program)?;
         let signed = manifest.manifest();
+        // Planning costs time: only for the program that was signed.
+        manifest.check_program(&program.digest())?;
         let plan = program.plan(signed.roster)?;
         manifest.check_plan(&program.digest(), &plan)?;
+        limits.check_memory(&plan)?;
         assignment.keys.check(&signed.keys, signed.roster, slot)?;
         Ok(Self { manifest, plan: Arc::new(plan), slot, keys: assignment.keys })
     }

@@ -98,6 +98,8 @@ pub struct Limits {
     pub stream_words: u64,
     /// dealt copies
     pub attempts: u32,
+    /// words of registers alive at once, of 8 bytes each (SPDZ holds two)
+    pub live_words: u64,
     /// how far ahead a job may expire, in seconds
     pub lifetime: u64,
     /// whether jobs whose randomness comes from a known seed are served (tests only)
@@ -105,15 +107,33 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 2^30 words of input (8 GiB), 2^34 of material, 4 attempts, 7 days, no insecure jobs.
+    /// 2^30 words of input (8 GiB), 2^34 of material, 4 attempts, 2^30 words
+    /// alive at once, 7 days, no insecure jobs.
     fn default() -> Self {
-        Self { input_words: 1 << 30, stream_words: 1 << 34, attempts: 4, lifetime: 7 * 86_400, insecure_seeded: false }
+        Self {
+            input_words: 1 << 30,
+            stream_words: 1 << 34,
+            attempts: 4,
+            live_words: 1 << 30,
+            lifetime: 7 * 86_400,
+            insecure_seeded: false,
+        }
     }
 }
 
 /// Why a manifest was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
+    /// A node of the roster is to read an output.
+    #[error(
+        "output {output:?} is for {reader}, a node of the roster: a node sees the masked words behind an output and must not read it; name another reader"
+    )]
+    NodeReads {
+        /// the output
+        output: String,
+        /// the reader's short key
+        reader: String,
+    },
     /// More bytes than [`MAX_MANIFEST_BYTES`].
     #[error("the manifest has {found} bytes, at most {MAX_MANIFEST_BYTES} are read: name fewer inputs and outputs")]
     TooLarge {
@@ -297,6 +317,12 @@ impl Manifest {
             let (found, expected) = (input.owner.short(), self.owner.short());
             return Err(ManifestError::OtherOwner { input: input.name.clone(), found, expected });
         }
+        // A node sees the masked openings of truncations; who also holds the
+        // truncated value learns bits below its precision.
+        let on_roster = |key: &PublicKey| self.nodes.iter().any(|node| node.identity() == key.identity());
+        if let Some(output) = self.outputs.iter().find(|o| on_roster(&o.reader)) {
+            return Err(ManifestError::NodeReads { output: output.name.clone(), reader: output.reader.short() });
+        }
         if self.roster.scheme() == Scheme::Spdz
             && let Some(output) = self.outputs.iter().find(|o| o.reader != self.owner)
         {
@@ -406,9 +432,19 @@ impl Limits {
             input_words: u64::MAX,
             stream_words: u64::MAX,
             attempts: u32::MAX,
+            live_words: u64::MAX,
             lifetime: u64::MAX,
             insecure_seeded: true,
         }
+    }
+
+    /// Whether a job's registers fit into this node's memory.
+    pub fn check_memory(&self, plan: &Plan) -> Result<(), ManifestError> {
+        let found = plan.live_words();
+        if found <= self.live_words {
+            return Ok(());
+        }
+        Err(ManifestError::Limit { what: "words of registers alive at once", found, cap: self.live_words })
     }
 
     fn check(&self, manifest: &Manifest, now: u64) -> Result<(), ManifestError> {
@@ -470,12 +506,17 @@ impl CheckedManifest {
         Some(decode_words(bytes, entry.words, &entry.root, || format!("input {:?}", entry.name)))
     }
 
+    /// Checks that a program is the one that the owner signed, by its digest.
+    pub fn check_program(&self, program: &[u8; 32]) -> Result<(), ManifestError> {
+        same(|| "the program's digest".into(), &hex(program), &hex(&self.manifest.program))
+    }
+
     /// Checks that a program and the plan computed from it are what the owner
     /// signed, and that the manifest's inputs and outputs are the plan's: same
     /// names, order and lengths, and one key for each name of a reader.
     pub fn check_plan(&self, program: &[u8; 32], plan: &Plan) -> Result<(), ManifestError> {
         let m = &self.manifest;
-        same(|| "the program's digest".into(), &hex(program), &hex(&m.program))?;
+        self.check_program(program)?;
         same(|| "the roster".into(), &plan.roster, &m.roster)?;
         same(|| "the plan's digest".into(), &hex(&plan_digest(plan)), &hex(&m.plan))?;
         same(|| "the length of the material stream".into(), &plan.stream_words, &m.stream_words)?;

@@ -313,3 +313,22 @@ proptest! {
         prop_assert!(verify(&[&wire[..], &vec![0; extra]].concat()).is_err());
     }
 }
+
+#[test]
+fn a_node_is_no_reader() {
+    let mut m = manifest();
+    m.outputs[1].reader = node(1).public();
+    let refused = m.sign(&owner()).unwrap_err();
+    assert!(matches!(refused, ManifestError::NodeReads { .. }), "{refused}");
+}
+
+#[test]
+fn a_plan_that_needs_more_memory_than_the_node_gives_is_refused() {
+    let b = crate::program::Builder::new();
+    let x = b.input("x", "alice", crate::program::Type::bit(), [1]);
+    b.output("z", "alice", &x.broadcast([1 << 20]).sum(0));
+    let plan = b.finish().unwrap().plan(Roster::shamir(4, 1).unwrap()).unwrap();
+    let limits = Limits { live_words: 1 << 19, ..Limits::default() };
+    assert!(matches!(limits.check_memory(&plan), Err(ManifestError::Limit { .. })));
+    assert!(Limits::default().check_memory(&plan).is_ok());
+}

@@ -209,6 +209,7 @@ impl SignedReceipt {
 #[derive(Clone, Debug)]
 pub struct Agreed {
     receipts: Vec<Receipt>,
+    threshold: u8,
 }
 
 impl Agreed {
@@ -232,10 +233,16 @@ impl Agreed {
     pub fn conditional(&self) -> bool {
         self.receipts[0].conditional
     }
-    /// Slots that any node found cheating, ascending.
+    /// Slots that more than t nodes found wrong, ascending: at least one of
+    /// them is honest. One receipt alone proves nothing, since its signer may lie.
     pub fn blamed(&self) -> Vec<Slot> {
-        let all: std::collections::BTreeSet<_> = self.receipts.iter().flat_map(|r| &r.blamed).copied().collect();
-        all.into_iter().collect()
+        let accusers = |slot: &Slot| self.accusations().filter(|(_, accused)| accused == slot).count();
+        let slots: std::collections::BTreeSet<_> = self.accusations().map(|(_, accused)| accused).collect();
+        slots.into_iter().filter(|slot| accusers(slot) > usize::from(self.threshold)).collect()
+    }
+    /// Who says of whom that it sent wrong shares, as (accuser, accused).
+    pub fn accusations(&self) -> impl Iterator<Item = (Slot, Slot)> + '_ {
+        self.receipts.iter().flat_map(|r| r.blamed.iter().map(|accused| (r.slot, *accused)))
     }
     /// Whether these sealed bytes are the ones that the slot signed as its
     /// share of the output with this number.
@@ -269,7 +276,7 @@ pub fn compare(receipts: &[SignedReceipt], manifest: &CheckedManifest) -> Result
     agree(&receipts, "the rounds", |r| r.rounds.to_string())?;
     agree(&receipts, "whether declared ranges are relied on", |r| r.conditional.to_string())?;
     match receipts[0].outcome {
-        Outcome::Released => Ok(Agreed { receipts }),
+        Outcome::Released => Ok(Agreed { receipts, threshold: manifest.manifest().roster.threshold() }),
         Outcome::Stopped => Err(ReceiptError::Stopped),
     }
 }
@@ -318,6 +325,20 @@ mod tests {
     }
     fn refused(slot: u8, change: impl Fn(&mut Receipt)) -> ReceiptError {
         compare(&with(slot, change), &checked()).unwrap_err()
+    }
+
+    #[test]
+    fn one_node_alone_cannot_frame_another() {
+        let mut receipts: Vec<_> = (1..=4).map(receipt).collect();
+        receipts.iter_mut().for_each(|r| r.blamed.clear());
+        receipts[0].blamed = vec![Slot(3)];
+        let signed = |rs: &[Receipt]| rs.iter().map(|r| r.clone().sign(&node(r.slot.0))).collect::<Vec<_>>();
+        let agreed = compare(&signed(&receipts), &checked()).unwrap();
+        assert_eq!(agreed.accusations().collect::<Vec<_>>(), [(Slot(1), Slot(3))]);
+        assert!(agreed.blamed().is_empty());
+        // At t = 1 a second accuser makes it certain.
+        receipts[1].blamed = vec![Slot(3)];
+        assert_eq!(compare(&signed(&receipts), &checked()).unwrap().blamed(), [Slot(3)]);
     }
 
     #[test]

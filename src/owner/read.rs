@@ -55,7 +55,7 @@ pub struct Results {
     /// the receipts, which say the same: a threshold attestation (correct if
     /// the scheme's assumption on corrupt nodes held), not a proof
     pub agreed: Agreed,
-    /// slots whose shares were found wrong and corrected, by the nodes or here
+    /// slots whose shares were wrong: found so by more than t nodes, or here
     pub blamed: Vec<Slot>,
 }
 

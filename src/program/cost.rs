@@ -169,7 +169,8 @@ impl Plan {
         }
     }
 
-    fn live_words(&self) -> u64 {
+    /// The most words of secret and public registers alive at once.
+    pub fn live_words(&self) -> u64 {
         let (mut live, mut most) = (0u64, 0u64);
         let shares = self.words_per_share();
         for round in &self.rounds {

@@ -12,11 +12,12 @@ use super::world::{World, job_of, party, small_program};
 use crate::backend::cpu::Cpu;
 use crate::engine::frame::{Body, Frame, Kind};
 use crate::engine::tests::world::Verdict;
-use crate::engine::{EngineError, Event, Record};
+use crate::engine::{Action, EngineError, Event, Record};
 use crate::field::Fp61;
+use crate::material::SegmentStream;
 use crate::roster::{Roster, Slot};
-use crate::sharing::{DecodeError, SlotKeys, Spdz};
-use crate::transcript::{CheckPoint, Commitment, Purpose, TranscriptError};
+use crate::sharing::{DecodeError, Shamir, SlotKeys, Spdz, job_keys};
+use crate::transcript::{CheckPoint, Commitment, Purpose, StreamPlace, TranscriptError};
 
 fn spdz() -> Roster {
     Roster::spdz(3).unwrap()
@@ -490,6 +491,73 @@ fn a_header_of_a_stranger_or_of_another_job_is_refused() {
     world.step(Slot(2), Event::Header(Box::new(header)));
     let error = world.error(2);
     assert!(matches!(error, EngineError::Transcript(TranscriptError::HeaderJob { .. })), "{error}");
+}
+
+#[test]
+fn segments_of_another_attempt_are_refused() {
+    // The owner dealt two copies, and somebody hands the second to all nodes
+    // of a job that uses the first: all agree on it, and it is all garbage.
+    let roster = shamir(4, 1);
+    let mut world = World::small(roster, 7);
+    let nonce = world.job.manifest().manifest().nonce;
+    let dealer = Arc::from(job_keys(&world.owner.dealing(), &nonce, roster));
+    let place = StreamPlace { attempts: 2, ..world.job.manifest().stream() };
+    let plan = Arc::clone(world.job.plan());
+    world.segments = SegmentStream::new(plan, dealer, Arc::clone(&world.owner), place, 1).unwrap().collect();
+    for slot in world.slots() {
+        let SlotKeys::Shamir(keys) = world.job.assignment(slot).keys else { panic!() };
+        world.parties[slot.index()] =
+            world.engine_of(2, Shamir::new(roster, slot, keys, Cpu).unwrap(), world.job_inputs());
+    }
+    world.run();
+    for slot in world.slots() {
+        let error = world.error(slot.0);
+        let refused =
+            matches!(error, EngineError::Transcript(TranscriptError::HeaderGeometry { field: "attempt", .. }));
+        assert!(refused, "{error}");
+    }
+}
+
+#[test]
+fn a_lie_about_a_segment_names_the_liar() {
+    for seed in 0..10 {
+        let mut world = World::small(shamir(4, 1), seed);
+        world.adversary = Box::new(|frame| {
+            if frame.header.kind == Kind::Segment && frame.header.from == Slot(4) {
+                frame.body = Body::Digest([9; 32]);
+            }
+            Verdict::Deliver
+        });
+        world.run();
+        for slot in 1..=3 {
+            assert_eq!(world.error(slot), &EngineError::Disagree { from: Slot(4), what: Kind::Segment });
+        }
+    }
+}
+
+#[test]
+fn the_deadline_for_segments_is_not_put_off_by_chatter() {
+    let mut world = World::small(shamir(4, 1), 3);
+    let header = world.segments[0].0;
+    let mut frames = Vec::new();
+    for slot in [2u8, 3, 4] {
+        for action in world.parties[usize::from(slot) - 1].step(Event::Start).unwrap() {
+            if let Action::Send { to: Slot(1), frame } = action {
+                frames.push((Slot(slot), frame));
+            }
+        }
+    }
+    let node = &mut world.parties[0];
+    node.step(Event::Start).unwrap();
+    let mut arms = 0;
+    let mut count = |actions: Vec<Action>| arms += actions.iter().filter(|a| matches!(a, Action::Arm { .. })).count();
+    for (from, frame) in frames {
+        count(node.step(Event::Frame { from, frame }).unwrap());
+    }
+    for _ in 0..100 {
+        count(node.step(Event::Header(Box::new(header))).unwrap());
+    }
+    assert_eq!(arms, 1);
 }
 
 // --- replay, reflection, framing ------------------------------------------------------

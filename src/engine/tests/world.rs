@@ -177,12 +177,17 @@ impl<'a> World<'a> {
 
     /// A party on a sharing and inputs of the adversary's choice.
     pub fn engine<S: Verify>(&self, sharing: S, inputs: Vec<Vec<Fp61>>) -> Box<dyn Party> {
+        self.engine_of(1, sharing, inputs)
+    }
+
+    /// The same, in a job with several dealt copies of the material.
+    pub fn engine_of<S: Verify>(&self, attempts: u32, sharing: S, inputs: Vec<Vec<Fp61>>) -> Box<dyn Party> {
         let manifest = self.job.manifest();
         let job = Job {
             plan: Arc::clone(self.job.plan()),
             manifest: manifest.digest(),
             owner: self.owner.public(),
-            attempts: 1,
+            attempts,
             inputs,
         };
         let rng = Entropy::insecure_from_seed(0).generator(&[b"cheater"]).unwrap();

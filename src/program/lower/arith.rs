@@ -41,17 +41,18 @@ impl Lowering {
         let terms = if let Dims::Matmul { k, .. } = dims { k } else { 1 };
         let shift = if a.ty.fixed && b.ty.fixed { b.ty.frac } else { 0 };
         let frac = a.ty.frac + b.ty.frac - shift;
-        let mut error = terms as f64 * (a.magnitude() * b.error + b.magnitude() * a.error + a.error * b.error);
+        let cross = times(a.magnitude(), b.error) + times(b.magnitude(), a.error) + times(a.error, b.error);
+        let mut error = terms as f64 * cross;
         if shift == 0 {
             let exact = match (&a.value, &b.value, dims) {
                 (Value::Splat(x, n), Value::Splat(y, _), Dims::Elementwise(_)) => Value::Splat(*x * *y, *n),
-                _ => Value::Secret(self.product_of(dims, &a.value, &b.value)),
+                _ => Value::Secret(self.product_of(dims, &a.value, &b.value)?),
             };
             return Ok((exact, error));
         }
         error += ulp(frac);
         let (Value::Secret(x), Value::Secret(y)) = (&a.value, &b.value) else {
-            let raw = self.product_of(dims, &a.value, &b.value);
+            let raw = self.product_of(dims, &a.value, &b.value)?;
             return Ok((Value::Secret(self.truncate(raw, shift)), error));
         };
         let raw = terms as i128 * largest(a.ty) * largest(b.ty);
@@ -72,8 +73,17 @@ impl Lowering {
     ) -> Result<(Value, f64), PlanError> {
         let k = Fp61::from_i64(mantissa);
         let factor = mantissa.unsigned_abs() as f64 / (1u64 << shift) as f64;
-        let error = |known: &Known| known.error * factor + if shift > 0 { ulp(ty.frac) } else { 0.0 };
-        if let Known { value: Value::Pending(p), .. } = &self.known[&x] {
+        let error = |known: &Known| times(known.error, factor) + if shift > 0 { ulp(ty.frac) } else { 0.0 };
+        if mantissa == 0 {
+            let len = self.known[&x].shape.len();
+            return Ok((Value::Splat(Fp61::ZERO, len), 0.0));
+        }
+        // A negative integer factor applied before the truncation would round
+        // the other way than the derived range allows for.
+        let fusible = shift > 0 || mantissa > 0;
+        if let Known { value: Value::Pending(p), .. } = &self.known[&x]
+            && fusible
+        {
             let by = p.shift + shift;
             if by < OFFSET_BITS && p.raw * i128::from(mantissa.unsigned_abs()) < 1 << OFFSET_BITS {
                 let (p, bound) = (p.clone(), error(&self.known[&x]) + ulp(ty.frac));
@@ -95,35 +105,43 @@ impl Lowering {
     }
 
     /// The untruncated product of two values, of which at least one ends up secret.
-    pub(super) fn product_of(&mut self, dims: Dims, x: &Value, y: &Value) -> Sec {
-        match (x, y, dims) {
+    pub(super) fn product_of(&mut self, dims: Dims, x: &Value, y: &Value) -> Result<Sec, PlanError> {
+        Ok(match (x, y, dims) {
             (Value::Splat(k, _), other, Dims::Elementwise(_)) | (other, Value::Splat(k, _), Dims::Elementwise(_)) => {
                 let scaled = self.times(other, *k);
                 self.secret(&scaled)
             }
             (Value::Secret(x), Value::Secret(y), _) => self.product(dims, *x, *y),
             (Value::Secret(x), public, _) => {
-                let p = self.materialise(public);
+                let p = self.materialise(public)?;
                 self.scale(dims, *x, p, false)
             }
             (public, Value::Secret(y), _) => {
-                let p = self.materialise(public);
+                let p = self.materialise(public)?;
                 self.scale(dims, *y, p, true)
             }
             (left, right, _) => {
                 let x = self.secret(left);
-                let p = self.materialise(right);
+                let p = self.materialise(right)?;
                 self.scale(dims, x, p, false)
             }
-        }
+        })
     }
 
-    fn materialise(&mut self, public: &Value) -> Pub {
-        match public {
+    fn materialise(&mut self, public: &Value) -> Result<Pub, PlanError> {
+        Ok(match public {
             Value::Public(p) => *p,
-            Value::Splat(w, n) => self.load_constant(vec![*w; *n]),
+            Value::Splat(w, n) => match self.filled.get(&(*w, *n)) {
+                Some(hit) => *hit,
+                None => {
+                    self.room_for_constant(*n)?;
+                    let made = self.load_constant(vec![*w; *n]);
+                    self.filled.insert((*w, *n), made);
+                    made
+                }
+            },
             Value::Secret(_) | Value::Pending(_) => unreachable!("only public values are materialised"),
-        }
+        })
     }
 
     fn scale(&mut self, dims: Dims, x: Sec, p: Pub, left: bool) -> Sec {
@@ -415,6 +433,11 @@ fn digit_widths(bits: u8) -> impl Iterator<Item = u8> {
 /// The least m ≥ 1 with −2^m ≤ lo and hi < 2^m.
 fn magnitude_bits(lo: i64, hi: i64) -> u8 {
     (1..=60).find(|m| lo >= -(1 << m) && hi < 1 << m).expect("ranges lie within 60 bits")
+}
+
+/// The product of two bounds, where nothing times anything is nothing.
+fn times(a: f64, b: f64) -> f64 {
+    if a == 0.0 || b == 0.0 { 0.0 } else { a * b }
 }
 
 fn largest(ty: Type) -> i128 {

@@ -18,8 +18,11 @@ use crate::field::Fp61;
 use crate::roster::{Roster, Scheme};
 use crate::tensor::{Dims, Shape, View};
 
-/// The most primitives of a plan; a program that unrolls to more is refused.
-pub const MAX_PRIMS: usize = 1 << 22;
+/// The most primitives of a plan, and the most operations (operands, states
+/// and collected values included) that a program may unroll to.
+pub const MAX_PRIMS: usize = 1 << 20;
+/// The most words of public constants in a plan (512 MiB).
+pub const MAX_CONSTANT_WORDS: usize = 1 << 26;
 
 /// Why a program cannot be planned for a roster.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +30,9 @@ pub enum PlanError {
     /// Too many primitives after unrolling.
     #[error("the program unrolls to more than {MAX_PRIMS} steps: lower the counts of its repeats")]
     TooLong,
+    /// Too many words of public constants.
+    #[error("the program has more than {MAX_CONSTANT_WORDS} words of public constants: give them as an input")]
+    Constants,
     /// A value has too many fractional bits for an operation.
     #[error("{op} works on at most {most} fractional bits, found {found}: rescale the value first")]
     FractionalBits {
@@ -55,6 +61,10 @@ impl Program {
 }
 
 fn lower(program: &Program, roster: Roster) -> Result<Plan, PlanError> {
+    // Before anything is unrolled: loops cost time even where they emit nothing.
+    if unrolled(program.nodes()) > MAX_PRIMS as u64 {
+        return Err(PlanError::TooLong);
+    }
     let mut l = Lowering::new(program, roster);
     l.nodes(program.nodes())?;
     let mut outputs = Vec::with_capacity(program.outputs().len());
@@ -133,6 +143,9 @@ struct Lowering {
     /// Registers that are a transpose of another one.
     transposes: HashMap<Sec, (Sec, View)>,
     transposed: HashMap<(Sec, View), Sec>,
+    /// Constants of one repeated word.
+    filled: HashMap<(Fp61, usize), Pub>,
+    constant_words: usize,
 }
 
 impl Lowering {
@@ -154,6 +167,8 @@ impl Lowering {
             masked: HashMap::new(),
             transposes: HashMap::new(),
             transposed: HashMap::new(),
+            filled: HashMap::new(),
+            constant_words: 0,
         }
     }
 
@@ -192,7 +207,10 @@ impl Lowering {
         let len = sig.shape.len();
         Ok(match &node.op {
             Op::Input { name, owner } => (Value::Secret(self.input(name, owner, sig)), half_ulp(sig.ty)),
-            Op::Constant { values } => (self.constant(values, len), half_ulp(sig.ty)),
+            Op::Constant { values } => {
+                self.room_for_constant(values.len())?;
+                (self.constant(values, len), half_ulp(sig.ty))
+            }
             Op::Add(a, b) => self.sum_of(*a, *b, Fp61::ONE, len)?,
             Op::Sub(a, b) => self.sum_of(*a, *b, -Fp61::ONE, len)?,
             Op::Neg(x) => {
@@ -228,7 +246,11 @@ impl Lowering {
                 };
                 (value, x.error)
             }
-            Op::Reshape(x) if self.uses[x] == 1 && matches!(self.known[x].value, Value::Pending(_)) => {
+            Op::Reshape(x)
+                if self.uses[x] == 1
+                    && self.uses.get(&node.first) == Some(&1)
+                    && matches!(self.known[x].value, Value::Pending(_)) =>
+            {
                 let x = self.known.remove(x).expect("checked by the guard");
                 (x.value, x.error)
             }
@@ -335,6 +357,12 @@ impl Lowering {
         Value::Public(self.load_constant(values.iter().map(|v| Fp61::from_i64(*v)).collect()))
     }
 
+    /// Accounts for a constant before it takes memory.
+    fn room_for_constant(&mut self, words: usize) -> Result<(), PlanError> {
+        self.constant_words += words;
+        if self.constant_words > MAX_CONSTANT_WORDS { Err(PlanError::Constants) } else { Ok(()) }
+    }
+
     fn load_constant(&mut self, words: Vec<Fp61>) -> Pub {
         let out = self.public(words.len());
         let constant = self.constants.len() as u32;
@@ -376,7 +404,7 @@ impl Lowering {
         let spread = a.ty.hi.max(b.ty.hi) as f64 - a.ty.lo.min(b.ty.lo) as f64;
         let error = a.error.max(b.error) + c.error.min(1.0) * spread * ulp(a.ty.frac);
         let difference = self.linear(len, &[(Fp61::ONE, a.value), (-Fp61::ONE, b.value.clone())], Fp61::ZERO);
-        let chosen = self.product_of(Dims::Elementwise(len), &c.value, &Value::Secret(difference));
+        let chosen = self.product_of(Dims::Elementwise(len), &c.value, &Value::Secret(difference))?;
         let terms = [(Fp61::ONE, Value::Secret(chosen)), (Fp61::ONE, b.value)];
         Ok((Value::Secret(self.linear(len, &terms, Fp61::ZERO)), error))
     }
@@ -515,6 +543,21 @@ fn power(bits: u8) -> Fp61 {
 fn around(shape: &Shape, axis: usize) -> (usize, usize, usize) {
     let dims = shape.dims();
     (dims[..axis].iter().product(), dims[axis], dims[axis + 1..].iter().product())
+}
+
+/// Operations, operands, states and collected values of the unrolled program.
+fn unrolled(nodes: &[Node]) -> u64 {
+    nodes.iter().fold(0u64, |sum, node| {
+        let here = match &node.op {
+            Op::Concat { parts, .. } => parts.len() as u64,
+            Op::Repeat { count, init, body } => {
+                let once = unrolled(&body.nodes) + (init.len() + body.collect.len()) as u64 + 1;
+                once.saturating_mul(u64::from(*count))
+            }
+            _ => 1,
+        };
+        sum.saturating_add(here).saturating_add(1)
+    })
 }
 
 fn count_uses(nodes: &[Node], uses: &mut HashMap<ValueId, usize>) {
