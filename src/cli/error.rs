@@ -1,10 +1,13 @@
 //! What goes wrong at the command line: each one line, with what to do.
 
 use crate::cli::table::TableError;
+use crate::job::RosterFileError;
 use crate::keys::KeyError;
-use crate::owner::OwnerError;
-use crate::program::{PlanError, ProgramError};
+use crate::node::NodeError;
+use crate::owner::{ClientError, OwnerError};
+use crate::program::{PlanError, ProgramError, Seen};
 use crate::roster::RosterError;
+use crate::store::StoreError;
 
 /// Why a command failed. The process prints it on one line and exits with 2.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +76,84 @@ pub enum CliError {
         path: String,
         /// why
         source: std::io::Error,
+    },
+    /// A roster file.
+    #[error("{path}: {source}")]
+    RosterFile {
+        /// the file
+        path: String,
+        /// why
+        source: RosterFileError,
+    },
+    /// A name given twice.
+    #[error("{flag} {name} was given twice: give it once")]
+    Twice {
+        /// which flag
+        flag: &'static str,
+        /// the name
+        name: String,
+    },
+    /// An input without a file.
+    #[error("input {name:?} ({signature}) was not given: add --input {name}=FILE.csv")]
+    MissingInput {
+        /// its name
+        name: String,
+        /// type and shape
+        signature: String,
+    },
+    /// A name that the program does not have.
+    #[error("the program has no {what} {name:?}, it has: {known}")]
+    Unknown {
+        /// input or reader
+        what: &'static str,
+        /// found
+        name: String,
+        /// what there is
+        known: String,
+    },
+    /// A declared range does not hold on the data. The values stay here.
+    #[error(
+        "{:?} would reach {} to {} on this data, but the program declares {} to {}: scale the data, or declare a wider range (--no-dry-run submits all the same)",
+        seen.name, seen.least, seen.greatest, seen.declared.start(), seen.declared.end()
+    )]
+    Declared {
+        /// what the dry run saw
+        seen: Seen,
+    },
+    /// A ticket of another program.
+    #[error("the ticket is for program {found}, expected {expected} ({path}): use the ticket of that program's job")]
+    OtherProgram {
+        /// digest in the ticket
+        found: String,
+        /// the program's file
+        path: String,
+        /// its digest
+        expected: String,
+    },
+    /// The nodes.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The agent.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// Its memory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its address.
+    #[error("cannot listen on {address}: {source}: choose another address or port with --listen")]
+    Listen {
+        /// the address
+        address: String,
+        /// why
+        source: std::io::Error,
+    },
+    /// What to log.
+    #[error("--log {found:?} is no filter ({reason}): use error, warn, info or debug")]
+    Log {
+        /// found
+        found: String,
+        /// why
+        reason: String,
     },
     /// The asynchronous runtime.
     #[error("this machine gives no threads or sockets to work with: {0}")]

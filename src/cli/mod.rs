@@ -7,8 +7,11 @@
 //! input is one line on stderr and exit code 2, and nothing is revealed.
 
 mod error;
+mod job;
 mod keys;
+mod node;
 mod plan;
+mod progress;
 pub mod table;
 
 use std::process::ExitCode;
@@ -17,7 +20,11 @@ use clap::{Parser, Subcommand};
 
 pub use error::CliError;
 pub use keys::KeyArgs;
+pub use node::{NodeArgs, run_node};
 pub use plan::{RosterArgs, SchemeArg};
+pub use progress::Bar;
+
+use crate::entropy::Entropy;
 
 /// Secure multi-party computation on tensors: nodes compute on secret shares,
 /// results open only for the owner's key.
@@ -32,7 +39,12 @@ struct Cli {
 enum Command {
     Keygen(keys::Keygen),
     Key(keys::Key),
+    Node(NodeArgs),
     Plan(plan::Plan),
+    Submit(job::Submit),
+    Fetch(job::Fetch),
+    Verify(job::Verify),
+    Cancel(job::Cancel),
 }
 
 /// Runs the command that the process was started with.
@@ -41,7 +53,12 @@ pub fn main() -> ExitCode {
         Some(Cli { command }) => match command {
             Command::Keygen(args) => args.run(),
             Command::Key(args) => args.run(),
+            Command::Node(args) => run_node(&args, Entropy::system(), std::future::pending()),
             Command::Plan(args) => args.run(),
+            Command::Submit(args) => args.run(),
+            Command::Fetch(args) => args.run(),
+            Command::Verify(args) => args.run(),
+            Command::Cancel(args) => args.run(),
         },
         None => Ok(()),
     }))
