@@ -85,15 +85,15 @@ impl Scene {
             addresses.push(words[2].to_owned());
             scene.keys.push(key);
         }
-        scene.write("roster.toml", &scene.roster(&addresses, |key| key.to_owned()));
+        scene.write("roster.toml", scene.roster(&addresses));
         linear().save(scene.path("linear.program")).unwrap();
         scene.write("x.csv", "a,b,c\n1,2,3\n-4,-5.5,6\n");
         scene.write("w.csv", "0.5\n-1.25\n2\n");
         scene
     }
 
-    fn roster(&self, addresses: &[String], key: impl Fn(&str) -> String) -> String {
-        let node = |(k, address): (&String, &String)| format!("[[node]]\nkey = {:?}\naddress = {address:?}\n", key(k));
+    fn roster(&self, addresses: &[String]) -> String {
+        let node = |(key, address): (&String, &String)| format!("[[node]]\nkey = {key:?}\naddress = {address:?}\n");
         let nodes: String = self.keys.iter().zip(addresses).map(node).collect();
         format!("scheme = \"shamir\"\nthreshold = 1\n{nodes}")
     }
@@ -193,6 +193,10 @@ fn a_job_from_keygen_to_verify() {
     let transcript = |text: &str| text.lines().find(|l| l.starts_with("transcript ")).unwrap().to_owned();
     assert_eq!(transcript(&verified), transcript(&submitted));
 
+    // Only its owner may cancel a job, and only while it runs.
+    assert!(refused(&strs(&scene.job("cancel", "bob.key"))).contains("refuses"));
+    assert!(refused(&strs(&scene.job("cancel", "owner.key"))).contains("the job is over"));
+
     // Another program's ticket, and a ticket whose program was exchanged.
     let b = Builder::new();
     let x = b.input("x", "alice", Type::fixed(-8.0..=8.0), [2, 3]);
@@ -218,11 +222,16 @@ fn a_job_from_keygen_to_verify() {
     let message = refused(&strs(&scene.job("fetch", "mallory.key")));
     assert!(message.contains("node 1") || message.contains("refuses"), "{message}");
 
+    // Nor does it get a job from nodes that serve others.
+    let (mallory, ticket) = (scene.at("mallory.key"), scene.at("second.ticket"));
+    let message = refused(&strs(&scene.submit(&[("--key", &mallory), ("--ticket", &ticket)])));
+    assert!(message.contains("refuses"), "{message}");
+    assert!(!scene.path("second.ticket").exists());
+
     // A node that is down: nothing is submitted, and the ticket is not left behind.
     let mut down = scene.nodes[2].take().unwrap();
     down.kill().unwrap();
     down.wait().unwrap();
-    let ticket = scene.at("second.ticket");
     let message = refused(&strs(&scene.submit(&[("--ticket", &ticket)])));
     assert!(message.contains("node 3"), "{message}");
     assert!(!scene.path("second.ticket").exists());

@@ -19,8 +19,10 @@ pub fn draw(path: &Path, private: &[Score], plain: &[Score]) -> Result<(), Fault
         let root = SVGBackend::with_string(&mut svg, (960, 420)).into_drawing_area();
         root.fill(&WHITE).map_err(|e| failed(&e))?;
         let (left, right) = root.split_horizontally(480);
-        panel(&left, "loss on the training samples", private, plain, |s| s.loss).map_err(|e| failed(&e))?;
-        panel(&right, "accuracy on the test samples", private, plain, |s| s.accuracy).map_err(|e| failed(&e))?;
+        panel(&left, "loss on the training samples", private, plain, SeriesLabelPosition::UpperRight, |s| s.loss)
+            .map_err(|e| failed(&e))?;
+        panel(&right, "accuracy on the test samples", private, plain, SeriesLabelPosition::LowerRight, |s| s.accuracy)
+            .map_err(|e| failed(&e))?;
         root.present().map_err(|e| failed(&e))?;
     }
     std::fs::write(path, svg).map_err(|e| failed(&e).into())
@@ -31,6 +33,7 @@ fn panel<'a>(
     caption: &str,
     private: &[Score],
     plain: &[Score],
+    legend: SeriesLabelPosition,
     of: impl Fn(&Score) -> f64,
 ) -> Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>> {
     let values = || private.iter().chain(plain).map(&of);
@@ -42,7 +45,13 @@ fn panel<'a>(
         .x_label_area_size(36)
         .y_label_area_size(52)
         .build_cartesian_2d(0.5..private.len() as f64 + 0.5, least - room..most + room)?;
-    chart.configure_mesh().x_desc("epoch").light_line_style(WHITE).draw()?;
+    chart
+        .configure_mesh()
+        .x_desc("epoch")
+        .x_label_formatter(&|epoch| format!("{epoch:.0}"))
+        .label_style(("sans-serif", 15))
+        .max_light_lines(1)
+        .draw()?;
     let points = |scores: &[Score]| scores.iter().zip(1..).map(|(s, i)| (f64::from(i), of(s))).collect::<Vec<_>>();
     chart
         .draw_series(LineSeries::new(points(plain), PLAIN.stroke_width(4)))?
@@ -54,8 +63,9 @@ fn panel<'a>(
         .legend(|(x, y)| Circle::new((x + 9, y), 4, PRIVATE.filled()));
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::MiddleRight)
+        .position(legend)
         .border_style(BLACK.mix(0.2))
         .background_style(WHITE)
+        .label_font(("sans-serif", 15))
         .draw()
 }

@@ -120,6 +120,9 @@ pub enum CliError {
         /// what the dry run saw
         seen: Seen,
     },
+    /// The dry run cannot be done.
+    #[error("no dry run in the clear was possible: {0} (--no-dry-run submits without it)")]
+    DryRun(ProgramError),
     /// A ticket of another program.
     #[error("the ticket is for program {found}, expected {expected} ({path}): use the ticket of that program's job")]
     OtherProgram {

@@ -280,7 +280,7 @@ fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 /// Declared ranges must hold on the data, or the result would be wrong.
 fn must_hold(program: &Program, inputs: &BTreeMap<String, Vec<f64>>) -> Result<(), CliError> {
-    let run = program.dry_run(inputs)?;
+    let run = program.dry_run(inputs).map_err(CliError::DryRun)?;
     match run.declarations.into_iter().find(|d| !d.holds()) {
         Some(seen) => Err(CliError::Declared { seen }),
         None => Ok(()),

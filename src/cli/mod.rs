@@ -72,7 +72,10 @@ pub fn parse<P: Parser>(
     use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
     match P::try_parse_from(args) {
         Ok(parsed) => Ok(Some(parsed)),
-        Err(e) if matches!(e.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand) => {
+        Err(e) if e.kind() == DisplayHelpOnMissingArgumentOrSubcommand => {
+            Err(CliError::Usage("no command was given; --help tells which there are".to_owned()))
+        }
+        Err(e) if matches!(e.kind(), DisplayHelp | DisplayVersion) => {
             // A closed pipe is no reason to fail.
             let _ = e.print();
             Ok(None)

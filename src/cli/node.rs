@@ -121,6 +121,8 @@ pub fn run_node(
             input_words: words(args.max_input_mb),
             stream_words: words(args.max_material_mb),
             insecure_seeded: entropy.insecure_seed().is_some(),
+            // Seeded jobs carry a fixed, far date, to be reproducible.
+            lifetime: if entropy.insecure_seed().is_some() { u64::MAX } else { job::Limits::default().lifetime },
             ..job::Limits::default()
         },
         deadline: Duration::from_secs(args.deadline),
