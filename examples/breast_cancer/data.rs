@@ -118,3 +118,48 @@ fn shuffled(n: usize) -> Vec<usize> {
     }
     order
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Twenty rows of two features and a label, with one line exchanged.
+    fn fault(line: usize, text: &str) -> String {
+        let mut lines: Vec<String> = (0..20).map(|i| format!("{},{},{}", i * i % 17, i % 5, i % 2)).collect();
+        lines.insert(0, "a,b,label".into());
+        lines[line] = text.into();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), lines.join("\n")).unwrap();
+        Data::read(file.path()).err().map_or(String::new(), |e| e.to_string())
+    }
+
+    #[test]
+    fn faults_are_one_line_with_their_place() {
+        assert_eq!(fault(3, "1,1,0"), "");
+        for (line, text, words) in [
+            (3, "1,,0", "line 4, column 2 (b): found an empty cell"),
+            (3, "1,one,0", "line 4, column 2 (b): found \"one\", expected a number"),
+            (3, "1,2,3", "line 4, column 3 (label): found 3, expected a label, 0 or 1"),
+            (3, "1,2", "line 4: found 2 cells, expected 3"),
+            (0, "1,2,0", "line 1: found numbers, expected a header row"),
+        ] {
+            let message = fault(line, text);
+            assert!(message.contains(words) && !message.contains('\n'), "{message}");
+        }
+        // The split is fixed, so some lines are predicted and not standardised on.
+        assert!((1..=20).any(|line| fault(line, "1e9,2,0").contains("within 16 standard deviations")));
+    }
+
+    #[test]
+    fn the_built_in_data_is_split_and_standardised() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/breast_cancer.csv");
+        let data = Data::read(&path).unwrap();
+        assert_eq!((data.features, data.train.labels.len(), data.test.labels.len()), (30, 455, 114));
+        let positive = data.test.labels.iter().sum::<f64>() / 114.0;
+        assert!((0.5..0.75).contains(&positive), "the classes are mixed: {positive}");
+        for column in 0..30 {
+            let values = data.train.features.iter().skip(column).step_by(30);
+            assert!((values.sum::<f64>() / 455.0).abs() < 1e-9);
+        }
+    }
+}

@@ -78,6 +78,9 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Fault> {
     let roster = args.roster.roster()?;
+    // Before anything is computed: can the curve be written?
+    let writable = std::fs::OpenOptions::new().append(true).create(true).open(&args.out);
+    writable.map_err(|e| format!("cannot write {}: {e}", args.out.display()))?;
     let built_in = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/breast_cancer.csv"));
     let data = Data::read(args.data.as_ref().unwrap_or(&built_in))?;
     let (rows, test_rows, features) = (data.train.labels.len(), data.test.labels.len(), data.features);
@@ -176,7 +179,7 @@ fn run(args: &Args) -> Result<(), Fault> {
             "max_weight_error": outcome.max_weight_error,
             "offline_s": offline,
             "online_s": online,
-            "cpu_s": usage.cpu_seconds,
+            "cpu_s": usage.cpu_seconds.map(|s| (s * 100.0).round() / 100.0),
             "peak_mb": usage.peak_mb,
             "bytes_per_node": bytes,
             "rounds": results.agreed.rounds(),

@@ -1,7 +1,7 @@
 //! `node`: the agent, configured by flags or by environment variables alone.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -89,7 +89,11 @@ pub fn run_node(
     let filter =
         EnvFilter::try_new(&args.log).map_err(|e| CliError::Log { found: args.log.clone(), reason: e.to_string() })?;
     // Whoever runs two nodes in one process has set it already.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .try_init();
     let key = Arc::new(args.key.load()?);
     let public = key.public();
     let keys: BTreeSet<_> = args
