@@ -77,28 +77,28 @@ impl Table {
     /// without any number is the header.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, TableError> {
         let path = path.as_ref().display().to_string();
-        let unreadable = |e: csv::Error| {
-            let reason = match e.into_kind() {
-                csv::ErrorKind::Io(e) => e.to_string(),
-                csv::ErrorKind::Utf8 { pos, .. } => match pos {
-                    Some(pos) => format!("line {} is not UTF-8 text", pos.line()),
-                    None => "it is not UTF-8 text".to_owned(),
-                },
-                other => format!("{other:?}"),
-            };
-            TableError::Read { path: path.clone(), reason }
-        };
-        let reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).trim(csv::Trim::All).from_path(&path);
+        let refused = |reason: String| TableError::Read { path: path.clone(), reason };
+        let bytes = std::fs::read(&path).map_err(|e| refused(e.to_string()))?;
+        let newlines = |part: &[u8]| part.iter().filter(|b| **b == b'\n').count() as u64;
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|e| refused(format!("line {} is not UTF-8 text", 1 + newlines(&bytes[..e.valid_up_to()]))))?;
         let mut table = Self { path: path.clone(), header: None, columns: 0, cells: Vec::new(), lines: Vec::new() };
-        for record in reader.map_err(unreadable)?.into_records() {
-            let record = record.map_err(unreadable)?;
-            table.push(&record)?;
+        let mut reader = csv::ReaderBuilder::new();
+        let reader = reader.has_headers(false).flexible(true).trim(csv::Trim::All).from_reader(text.as_bytes());
+        let (mut line, mut at) = (1, 0);
+        for record in reader.into_records() {
+            let record = record.map_err(|e| refused(e.to_string()))?;
+            // A record's position is before the ends of lines that it skips.
+            let mut start = record.position().map_or(at, |p| p.byte() as usize);
+            start += bytes[start..].iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
+            line += newlines(&bytes[at..start]);
+            at = start;
+            table.push(&record, line)?;
         }
         if table.lines.is_empty() { Err(TableError::Empty { path }) } else { Ok(table) }
     }
 
-    fn push(&mut self, record: &csv::StringRecord) -> Result<(), TableError> {
-        let line = record.position().map_or(0, csv::Position::line);
+    fn push(&mut self, record: &csv::StringRecord, line: u64) -> Result<(), TableError> {
         let first = self.columns == 0;
         if first {
             self.columns = record.len();
@@ -247,6 +247,7 @@ mod tests {
             ("1,x\n3,4\n", "line 1, column 2: found \"x\""),
             ("1,nan\n3,4\n", "found \"nan\""),
             ("1,2\n3\n", "line 2: found 1 cells, expected 2"),
+            ("a,b\r\n1,2\r\n3,9\r\n", "line 3, column 2 (b): found 9"),
             ("1,2\n\n3,9\n", "line 3, column 2: found 9, expected a number from -5 to 5"),
             ("1,2\n", "found 1 rows of 2, expected 2 rows of 2"),
             ("a,b\n", "no rows"),
