@@ -3,6 +3,8 @@
 #![deny(missing_docs)]
 
 pub mod backend;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod engine;
 pub mod entropy;
 pub mod field;

@@ -1,0 +1,240 @@
+//! Trains a classifier on secret data across nodes, and opens it with the
+//! owner's key only.
+//!
+//! ```text
+//! cargo run --release --example breast_cancer
+//! cargo run --release --example breast_cancer -- --scheme spdz --nodes 3
+//! cargo run --release --example breast_cancer -- --data FILE.csv --json
+//! ```
+//!
+//! Every node is an operating-system process of its own that runs what
+//! `beaverdam node` runs and speaks to the others over TCP; here they all run
+//! on this machine, so the example shows the machinery and protects nothing.
+
+mod agents;
+mod curve;
+mod data;
+mod plain;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use beaverdam::cli::{self, RosterArgs};
+use beaverdam::entropy::Entropy;
+use beaverdam::keys::SecretKey;
+use beaverdam::ml::{Descent, LogisticRegression, with_intercept};
+use beaverdam::net::Limits;
+use beaverdam::owner::{Progress, Request, Results, blocking, prepare, read};
+use beaverdam::program::{Builder, Program, Type};
+use clap::Parser;
+
+use agents::Agents;
+use data::{BOUND, Data};
+
+/// Trains logistic regression on secret data across node processes on this
+/// machine, beside the same training in the clear.
+#[derive(Parser)]
+#[command(name = "breast_cancer")]
+struct Args {
+    #[command(flatten)]
+    roster: RosterArgs,
+    /// Passes over the training data
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    epochs: u32,
+    /// A CSV with a header row and the label, 0 or 1, in its last column
+    #[arg(long, value_name = "FILE.csv")]
+    data: Option<PathBuf>,
+    /// INSECURE: take every random choice of owner and nodes from this number,
+    /// so that a run can be repeated
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+    /// Where to write the learning curve
+    #[arg(long, value_name = "FILE.svg", default_value = "learning_curve.svg")]
+    out: PathBuf,
+}
+
+/// Any fault, already one line.
+type Fault = Box<dyn std::error::Error>;
+
+const LEARNING_RATE: f64 = 0.1;
+
+fn main() -> ExitCode {
+    // The hidden argument with which this program starts itself as a node.
+    if std::env::args().nth(1).as_deref() == Some(agents::HIDDEN) {
+        return cli::exit(agents::be_one());
+    }
+    match cli::parse::<Args>(std::env::args_os()) {
+        Ok(Some(args)) => cli::exit(run(&args)),
+        Ok(None) => ExitCode::SUCCESS,
+        Err(fault) => cli::exit(Err(fault)),
+    }
+}
+
+fn run(args: &Args) -> Result<(), Fault> {
+    let roster = args.roster.roster()?;
+    // Before anything is computed: can the curve be written?
+    let writable = std::fs::OpenOptions::new().append(true).create(true).open(&args.out);
+    writable.map_err(|e| format!("cannot write {}: {e}", args.out.display()))?;
+    let built_in = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/breast_cancer.csv"));
+    let data = Data::read(args.data.as_ref().unwrap_or(&built_in))?;
+    let (rows, test_rows, features) = (data.train.labels.len(), data.test.labels.len(), data.features);
+    println!("{rows} samples to train on and {test_rows} to test on, {features} features, {} epochs", args.epochs);
+
+    let program = program(&data, args.epochs)?;
+    let inputs = BTreeMap::from([
+        ("train features".to_owned(), data.train.features.clone()),
+        ("train labels".to_owned(), data.train.labels.clone()),
+        ("test features".to_owned(), data.test.features.clone()),
+    ]);
+    // The owner may look at its own data: are the declared ranges honest?
+    if let Some(seen) = program.dry_run(&inputs)?.declarations.iter().find(|d| !d.holds()) {
+        let (least, greatest) = (seen.least, seen.greatest);
+        return Err(format!(
+            "{} would reach {least} to {greatest}, outside the declared range: train fewer epochs",
+            seen.name
+        )
+        .into());
+    }
+
+    let (entropy, owner) = match args.seed {
+        None => (Entropy::system(), SecretKey::generate()?),
+        Some(seed) => {
+            eprintln!("WARNING: INSECURE: all randomness of owner and nodes comes from the known seed {seed}");
+            (Entropy::insecure_from_seed(seed), SecretKey::insecure_from_seed(seed, "owner"))
+        }
+    };
+    let owner = Arc::new(owner);
+    let agents = Agents::start(roster, &owner.public(), args.seed)?;
+    println!("{roster}: {} node processes on this machine, process ids {:?}", roster.nodes(), agents.ids());
+
+    let mut bar = cli::Bar::new(roster);
+    let clock = Instant::now();
+    let keys: Vec<_> = agents.nodes().iter().map(|n| n.key).collect();
+    let expires = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() + 3600;
+    let request = Request {
+        program: &program,
+        roster,
+        nodes: &keys,
+        inputs: &inputs,
+        readers: &BTreeMap::new(),
+        expires,
+        note: "breast cancer example",
+    };
+    let prepared = prepare(&owner, &request, entropy)?;
+    // The first round is over when the first node says so.
+    let mut opened: Option<Duration> = None;
+    let mut show = |progress: Progress| {
+        if matches!(progress, Progress::Round { round: 1.., .. }) {
+            opened.get_or_insert(clock.elapsed());
+        }
+        bar.show(progress);
+    };
+    blocking::submit(&prepared, &owner, agents.nodes(), &Limits::default(), &mut show)?;
+    let stored = clock.elapsed();
+    let ticket = prepared.ticket();
+    let concluded = blocking::wait(&owner, &ticket, agents.nodes(), &Limits::default(), &mut show)?;
+    let total = clock.elapsed();
+    let offline = opened.map_or(stored, |opened| opened.min(stored));
+    drop(bar);
+    let results = read(&owner, &ticket, &concluded)?;
+    let cost = prepared.plan().cost();
+    let usage = agents.usage();
+    drop(agents);
+
+    let outcome = Outcome::of(&data, &results, args.epochs);
+    curve::draw(&args.out, &outcome.private, &outcome.plain)?;
+    let bytes = results.agreed.receipts().iter().map(|r| r.sent).max().unwrap_or(0);
+    let transcript = results.agreed.transcript().iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let (offline, online) = (offline.as_secs_f64(), (total - offline).as_secs_f64());
+
+    println!();
+    println!(
+        "accuracy on the test samples   {:.4} privately, {:.4} in the clear",
+        outcome.accuracy, outcome.plain_accuracy
+    );
+    println!("largest difference of a weight {:.2e}", outcome.max_weight_error);
+    println!("offline (masking, dealing)     {offline:.2} s");
+    println!("online (first to last message) {online:.2} s");
+    println!("CPU, all processes             {}", shown(usage.cpu_seconds, "s"));
+    println!("peak memory, largest node      {}", shown(usage.peak_mb, "MB"));
+    println!("sent by a node, at most        {bytes} bytes ({} predicted, without TLS framing)", cost.sent_bytes);
+    println!("rounds                         {} ({} predicted)", results.agreed.rounds(), cost.rounds);
+    println!("transcript, signed by all      {transcript}");
+    println!("learning curve                 {}", args.out.display());
+    println!("The receipts are a threshold attestation, not a proof; SECURITY.md says what may be claimed.");
+    if args.json {
+        let report = serde_json::json!({
+            "scheme": RosterArgs::name(roster),
+            "nodes": roster.nodes(),
+            "threshold": roster.threshold(),
+            "epochs": args.epochs,
+            "accuracy": outcome.accuracy,
+            "plaintext_accuracy": outcome.plain_accuracy,
+            "max_weight_error": outcome.max_weight_error,
+            "offline_s": offline,
+            "online_s": online,
+            "cpu_s": usage.cpu_seconds.map(|s| (s * 100.0).round() / 100.0),
+            "peak_mb": usage.peak_mb,
+            "bytes_per_node": bytes,
+            "rounds": results.agreed.rounds(),
+            "transcript": transcript,
+            "insecure_seed": args.seed,
+        });
+        println!("{report}");
+    }
+    Ok(())
+}
+
+fn shown(value: Option<f64>, unit: &str) -> String {
+    value.map_or_else(|| "cannot be told on this system".to_owned(), |v| format!("{v:.1} {unit}"))
+}
+
+/// What the nodes compute: they see this and the shapes, never a value.
+fn program(data: &Data, epochs: u32) -> Result<Program, Fault> {
+    let (rows, test_rows, features) = (data.train.labels.len(), data.test.labels.len(), data.features);
+    let b = Builder::new();
+    let x = b.input("train features", "owner", Type::fixed(-BOUND..=BOUND), [rows, features]);
+    let y = b.input("train labels", "owner", Type::bit(), [rows]);
+    let unseen = b.input("test features", "owner", Type::fixed(-BOUND..=BOUND), [test_rows, features]);
+    let descent = Descent { epochs, learning_rate: LEARNING_RATE, ..Descent::default() };
+    let model = LogisticRegression { descent, ..LogisticRegression::default() };
+    let fit = model.train(&with_intercept(&x), &y);
+    b.output("weights", "owner", &fit.weights);
+    b.output("weights of each epoch", "owner", &fit.history);
+    b.output("predictions", "owner", &model.predict(&with_intercept(&unseen), &fit.weights));
+    Ok(b.finish()?)
+}
+
+/// What came out, beside the same training in the clear.
+struct Outcome {
+    accuracy: f64,
+    plain_accuracy: f64,
+    max_weight_error: f64,
+    private: Vec<plain::Score>,
+    plain: Vec<plain::Score>,
+}
+
+impl Outcome {
+    fn of(data: &Data, results: &Results, epochs: u32) -> Self {
+        let exact = plain::train(&data.train, data.features, epochs, LEARNING_RATE);
+        let last = &exact[exact.len() - 1];
+        let weights = &results.outputs["weights"];
+        let error = weights.iter().zip(last).map(|(w, e)| (w - e).abs()).fold(0.0, f64::max);
+        let predictions = &results.outputs["predictions"];
+        let right = predictions.iter().zip(&data.test.labels).filter(|(p, y)| p == y).count();
+        let of_each = results.outputs["weights of each epoch"].chunks(data.features + 1);
+        Self {
+            accuracy: right as f64 / predictions.len() as f64,
+            plain_accuracy: plain::score(data, last).accuracy,
+            max_weight_error: error,
+            private: of_each.map(|w| plain::score(data, w)).collect(),
+            plain: exact.iter().map(|w| plain::score(data, w)).collect(),
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! `submit`, `fetch`, `verify` and `cancel`: the owner and the readers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+
+use super::progress::Bar;
+use super::table::{Table, to_csv};
+use super::{CliError, KeyArgs};
+use crate::entropy::Entropy;
+use crate::job::{CheckedManifest, RosterFile};
+use crate::keys::{PublicKey, hex};
+use crate::net::Limits;
+use crate::owner::{Node, Request, Results, Ticket, blocking, prepare, read};
+use crate::program::plan::Plan;
+use crate::program::{Program, Signature};
+use crate::roster::Scheme;
+
+/// Masks the inputs, gives the job to all nodes of a roster, and writes the
+/// ticket with which its result is fetched. The inputs leave this machine only
+/// as secret shares.
+#[derive(Args, Debug)]
+pub(super) struct Submit {
+    /// The program, as `Program::save` writes it
+    #[arg(long, value_name = "FILE")]
+    program: PathBuf,
+    /// Keys and addresses of the nodes (docs/roster.example.toml)
+    #[arg(long, value_name = "FILE")]
+    roster: PathBuf,
+    #[command(flatten)]
+    key: KeyArgs,
+    /// A CSV of numbers for each input of the program, such as x=data.csv; may
+    /// be repeated
+    #[arg(long = "input", value_name = "NAME=FILE")]
+    inputs: Vec<Named<PathBuf>>,
+    /// The public key of a reader that the program names; may be repeated. A
+    /// reader who also gives inputs needs none: that is you
+    #[arg(long = "reader", value_name = "NAME=KEY")]
+    readers: Vec<Named<PublicKey>>,
+    /// Where to write the ticket: nothing secret, but without it the result
+    /// cannot be fetched
+    #[arg(long, value_name = "FILE", default_value = "job.ticket")]
+    ticket: PathBuf,
+    /// Seconds until the nodes may drop the job
+    #[arg(long, value_name = "SECS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    expires: u64,
+    /// A line for the operators of the nodes, which they can read
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    note: String,
+    /// Submit even if a dry run in the clear, on this machine, cannot be done
+    /// or finds that a range declared by the program does not hold
+    #[arg(long)]
+    no_dry_run: bool,
+    /// Wait for the result and write it, as `fetch` does
+    #[arg(long)]
+    wait: bool,
+    /// With --wait: the directory for the outputs
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    out: PathBuf,
+}
+
+/// Fetches the result of a job, checks receipts and shares of all nodes, and
+/// writes each output that this key may read as a CSV.
+#[derive(Args, Debug)]
+pub(super) struct Fetch {
+    #[command(flatten)]
+    job: JobArgs,
+    /// The directory for the outputs; existing files are never overwritten
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    out: PathBuf,
+    /// Wait until the job is over
+    #[arg(long)]
+    wait: bool,
+}
+
+/// Fetches and checks receipts and shares of all nodes, and says what they
+/// attest. Writes nothing.
+#[derive(Args, Debug)]
+pub(super) struct Verify {
+    #[command(flatten)]
+    job: JobArgs,
+}
+
+/// Ends a running job at all nodes. Its material is never used again.
+#[derive(Args, Debug)]
+pub(super) struct Cancel {
+    #[command(flatten)]
+    job: JobArgs,
+}
+
+/// Which job, where, and as whom.
+#[derive(Args, Debug)]
+struct JobArgs {
+    /// The ticket that `submit` wrote
+    #[arg(long, value_name = "FILE")]
+    ticket: PathBuf,
+    /// Keys and addresses of the nodes (docs/roster.example.toml)
+    #[arg(long, value_name = "FILE")]
+    roster: PathBuf,
+    #[command(flatten)]
+    key: KeyArgs,
+    /// Refuse the ticket if it is not for this program
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+}
+
+/// NAME=VALUE.
+#[derive(Clone, Debug)]
+struct Named<T> {
+    name: String,
+    value: T,
+}
+
+impl<T: FromStr> FromStr for Named<T>
+where
+    T::Err: std::fmt::Display,
+{
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+        let value = value.parse().map_err(|e: T::Err| e.to_string())?;
+        Ok(Self { name: name.to_owned(), value })
+    }
+}
+
+impl Submit {
+    pub(super) fn run(&self) -> Result<(), CliError> {
+        let program = Program::load(&self.program)?;
+        let (roster, nodes) = nodes(&self.roster)?;
+        let owner = Arc::new(self.key.load()?);
+        let inputs = self.values(&program)?;
+        if !self.no_dry_run {
+            must_hold(&program, &inputs)?;
+        }
+        let readers = named(&self.readers, "--reader")?;
+        let names: BTreeSet<_> = program.outputs().iter().map(|o| o.reader.as_str()).collect();
+        if let Some(unknown) = readers.keys().find(|name| !names.contains(name.as_str())) {
+            return Err(CliError::Unknown { what: "reader", name: unknown.clone(), known: join(names.into_iter()) });
+        }
+        let keys: Vec<_> = nodes.iter().map(|n| n.key).collect();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let request = Request {
+            program: &program,
+            roster: roster.roster(),
+            nodes: &keys,
+            inputs: &inputs,
+            readers: &readers,
+            expires: now + self.expires,
+            note: &self.note,
+        };
+        let prepared = prepare(&owner, &request, Entropy::system())?;
+        drop(inputs);
+        let ticket = prepared.ticket();
+        // First, so that no job runs whose result nobody could fetch.
+        create(&self.ticket, &ticket.to_bytes())?;
+        let mut bar = Bar::new(roster.roster());
+        let submitted = blocking::submit(&prepared, &owner, &nodes, &Limits::default(), |p| bar.show(p));
+        drop(bar);
+        if let Err(error) = submitted {
+            // Only the file that this run created; the job has ended everywhere.
+            let _ = std::fs::remove_file(&self.ticket);
+            return Err(error.into());
+        }
+        println!("job {} is at all {} nodes", hex(&prepared.manifest().digest()), nodes.len());
+        println!("ticket {}", self.ticket.display());
+        if !self.wait {
+            return Ok(());
+        }
+        let mut bar = Bar::new(roster.roster());
+        let concluded = blocking::wait(&owner, &ticket, &nodes, &Limits::default(), |p| bar.show(p))?;
+        drop(bar);
+        let (manifest, plan) = ticket.check()?;
+        let results = read(&owner, &ticket, &concluded)?;
+        write(&self.out, &plan, &results)?;
+        attest(&manifest, &plan, &results);
+        Ok(())
+    }
+
+    /// The inputs' values by name; every input exactly once.
+    fn values(&self, program: &Program) -> Result<BTreeMap<String, Vec<f64>>, CliError> {
+        let files = named(&self.inputs, "--input")?;
+        let mut values = BTreeMap::new();
+        for (name, _, signature) in program.inputs() {
+            let missing = || CliError::MissingInput { name: name.into(), signature: signature.to_string() };
+            let table = Table::read(files.get(name).ok_or_else(missing)?)?;
+            values.insert(name.to_owned(), table.values(signature)?);
+        }
+        match files.into_keys().find(|name| !values.contains_key(name)) {
+            Some(name) => Err(CliError::Unknown { what: "input", name, known: join(program.inputs().map(|i| i.0)) }),
+            None => Ok(values),
+        }
+    }
+}
+
+impl Fetch {
+    pub(super) fn run(&self) -> Result<(), CliError> {
+        let (manifest, plan, results) = self.job.results(self.wait)?;
+        write(&self.out, &plan, &results)?;
+        attest(&manifest, &plan, &results);
+        Ok(())
+    }
+}
+
+impl Verify {
+    pub(super) fn run(&self) -> Result<(), CliError> {
+        let (manifest, plan, results) = self.job.results(false)?;
+        let all = plan.outputs.len();
+        println!("outputs: {} of {all} are for this key; their shares fit together", results.outputs.len());
+        attest(&manifest, &plan, &results);
+        Ok(())
+    }
+}
+
+impl Cancel {
+    pub(super) fn run(&self) -> Result<(), CliError> {
+        let (ticket, manifest, _) = self.job.ticket()?;
+        let (_, nodes) = nodes(&self.job.roster)?;
+        blocking::cancel(&self.job.key.load()?, &ticket, &nodes, &Limits::default())?;
+        println!("job {} is cancelled at all {} nodes", hex(&manifest.digest()), nodes.len());
+        Ok(())
+    }
+}
+
+impl JobArgs {
+    fn ticket(&self) -> Result<(Ticket, CheckedManifest, Plan), CliError> {
+        let bytes = std::fs::read(&self.ticket).map_err(CliError::file("read", &self.ticket))?;
+        let ticket = Ticket::from_bytes(&bytes)?;
+        let (manifest, plan) = ticket.check()?;
+        if let Some(path) = &self.program {
+            let (found, expected) = (manifest.manifest().program, Program::load(path)?.digest());
+            if found != expected {
+                let (found, expected) = (hex(&found[..8]), hex(&expected[..8]));
+                return Err(CliError::OtherProgram { found, path: path.display().to_string(), expected });
+            }
+        }
+        Ok((ticket, manifest, plan))
+    }
+
+    fn results(&self, wait: bool) -> Result<(CheckedManifest, Plan, Results), CliError> {
+        let (ticket, manifest, plan) = self.ticket()?;
+        let (_, nodes) = nodes(&self.roster)?;
+        let key = self.key.load()?;
+        let concluded = if wait {
+            let mut bar = Bar::new(plan.roster);
+            blocking::wait(&key, &ticket, &nodes, &Limits::default(), |p| bar.show(p))?
+        } else {
+            blocking::fetch(&key, &ticket, &nodes, &Limits::default())?
+        };
+        let results = read(&key, &ticket, &concluded)?;
+        Ok((manifest, plan, results))
+    }
+}
+
+fn nodes(path: &Path) -> Result<(RosterFile, Vec<Node>), CliError> {
+    let text = std::fs::read_to_string(path).map_err(CliError::file("read", path))?;
+    let path = path.display().to_string();
+    let file = RosterFile::parse(&text).map_err(|source| CliError::RosterFile { path, source })?;
+    let nodes = file.nodes().iter().map(|n| Node { key: n.key, address: n.address.clone() }).collect();
+    Ok((file, nodes))
+}
+
+fn named<T: Clone>(given: &[Named<T>], flag: &'static str) -> Result<BTreeMap<String, T>, CliError> {
+    let mut map = BTreeMap::new();
+    for Named { name, value } in given {
+        if map.insert(name.clone(), value.clone()).is_some() {
+            return Err(CliError::Twice { flag, name: name.clone() });
+        }
+    }
+    Ok(map)
+}
+
+fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// Declared ranges must hold on the data, or the result would be wrong.
+fn must_hold(program: &Program, inputs: &BTreeMap<String, Vec<f64>>) -> Result<(), CliError> {
+    let run = program.dry_run(inputs).map_err(CliError::DryRun)?;
+    match run.declarations.into_iter().find(|d| !d.holds()) {
+        Some(seen) => Err(CliError::Declared { seen }),
+        None => Ok(()),
+    }
+}
+
+/// A new file that only its owner can read.
+fn create(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.open(path).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    written.map_err(CliError::file("create", path))
+}
+
+fn write(directory: &Path, plan: &Plan, results: &Results) -> Result<(), CliError> {
+    std::fs::create_dir_all(directory).map_err(CliError::file("create", directory))?;
+    for (number, output) in plan.outputs.iter().enumerate() {
+        let Some(values) = results.outputs.get(&output.name) else { continue };
+        let clash = plan.outputs.iter().enumerate().any(|(i, o)| i != number && plain(&o.name) == plain(&output.name));
+        let name = if clash { format!("{}-{number}.csv", plain(&output.name)) } else { plain(&output.name) + ".csv" };
+        let path = directory.join(name);
+        let signature = Signature { ty: output.ty, shape: output.shape.clone() };
+        create(&path, to_csv(&signature, values).as_bytes())?;
+        println!("{} {} {}", output.name, output.shape, path.display());
+    }
+    Ok(())
+}
+
+/// A name from a program as a file name that stays in its directory.
+fn plain(name: &str) -> String {
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | ' ');
+    let name: String = name.chars().map(|c| if fits(c) { c } else { '_' }).take(64).collect();
+    if name.is_empty() { "_".into() } else { name }
+}
+
+/// Says what the receipts are worth.
+fn attest(manifest: &CheckedManifest, plan: &Plan, results: &Results) {
+    let (roster, agreed) = (plan.roster, &results.agreed);
+    println!("job {}", hex(&manifest.digest()));
+    println!("program {}", hex(&manifest.manifest().program));
+    println!("transcript {}", hex(&agreed.transcript()));
+    println!("all {} nodes signed it: {} rounds, {} checks passed", roster.nodes(), agreed.rounds(), agreed.checks());
+    let sent = agreed.receipts().iter().map(|r| r.sent).max().unwrap_or(0);
+    println!("bytes sent by a node, at most: {sent}");
+    if !results.blamed.is_empty() {
+        println!(
+            "WRONG SHARES, corrected, came from {}",
+            join(results.blamed.iter().map(|s| s.to_string()).collect::<Vec<_>>().iter().map(String::as_str))
+        );
+    }
+    if manifest.manifest().insecure_seeded {
+        println!("INSECURE: this job's randomness came from a seed that others may know");
+    }
+    let assumption = match roster.scheme() {
+        Scheme::Shamir => format!("if at most {} of the {} nodes were corrupt", roster.threshold(), roster.nodes()),
+        Scheme::Spdz => format!("if at least one of the {} nodes was honest", roster.nodes()),
+    };
+    let ranges = if agreed.conditional() { ", and if the ranges that the program declares held" } else { "" };
+    println!("this is a threshold attestation, not a proof: the result is correct {assumption}{ranges}");
+}

@@ -1,0 +1,351 @@
+//! The real binary, as people run it: keys, nodes as processes, a job from end
+//! to end, and what happens when something is wrong.
+
+#![cfg(feature = "cli")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use beaverdam::program::{Builder, Program, Type};
+
+fn beaverdam() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_beaverdam"));
+    command.stdin(Stdio::null());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("BEAVERDAM_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    beaverdam().args(args).output().unwrap()
+}
+
+fn ok(args: &[&str]) -> String {
+    let out = run(args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// Exit code 2, one line on stderr, nothing on stdout.
+fn refused(args: &[&str]) -> String {
+    let out = run(args);
+    let message = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{args:?}: {message}");
+    assert_eq!(message.trim_end().lines().count(), 1, "{args:?}: {message}");
+    assert!(message.starts_with("error: "), "{message}");
+    assert!(out.stdout.is_empty(), "{args:?} printed something");
+    message
+}
+
+fn linear() -> Program {
+    let b = Builder::new();
+    let x = b.input("x", "alice", Type::fixed(-8.0..=8.0), [2, 3]);
+    let w = b.input("w", "alice", Type::fixed(-8.0..=8.0), [3]);
+    let z = x.matmul(&w).declare("score", -64.0..=64.0);
+    b.output("z", "alice", &z);
+    b.output("positive", "bob", &z.ge0());
+    b.finish().unwrap()
+}
+
+/// A directory with keys, a program, data, and nodes that end with it.
+struct Scene {
+    directory: tempfile::TempDir,
+    nodes: Vec<Option<Child>>,
+    keys: Vec<String>,
+}
+
+impl Scene {
+    fn new(nodes: usize) -> Self {
+        let mut scene = Self { directory: tempfile::tempdir().unwrap(), nodes: Vec::new(), keys: Vec::new() };
+        let owner = scene.keygen("owner");
+        scene.keygen("bob");
+        let mut addresses = Vec::new();
+        for i in 1..=nodes {
+            let name = format!("node{i}");
+            let key = scene.keygen(&name);
+            // Half of them by flags, half by the environment alone.
+            let mut command = beaverdam();
+            let (key_file, store) = (scene.path(&format!("{name}.key")), scene.path(&format!("{name}.store")));
+            if i % 2 == 0 {
+                command.args(["node", "--listen", "127.0.0.1:0", "--allow-owner", &owner, "--log", "warn"]);
+                command.arg("--key").arg(key_file).arg("--store").arg(store);
+            } else {
+                let allowed = format!("{key},{owner}");
+                command.arg("node").env("BEAVERDAM_LISTEN", "127.0.0.1:0").env("BEAVERDAM_ALLOW_OWNER", allowed);
+                command.env("BEAVERDAM_KEY", key_file).env("BEAVERDAM_STORE", store).env("BEAVERDAM_LOG", "warn");
+            }
+            let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+            let mut line = String::new();
+            BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            scene.nodes.push(Some(child));
+            let words: Vec<&str> = line.split_whitespace().collect();
+            assert_eq!((words[0], words[1], words[3], words[4]), ("listening", "on", "as", &key[..]), "{line}");
+            addresses.push(words[2].to_owned());
+            scene.keys.push(key);
+        }
+        scene.write("roster.toml", scene.roster(&addresses));
+        linear().save(scene.path("linear.program")).unwrap();
+        scene.write("x.csv", "a,b,c\n1,2,3\n-4,-5.5,6\n");
+        scene.write("w.csv", "0.5\n-1.25\n2\n");
+        scene
+    }
+
+    fn roster(&self, addresses: &[String]) -> String {
+        let node = |(key, address): (&String, &String)| format!("[[node]]\nkey = {key:?}\naddress = {address:?}\n");
+        let nodes: String = self.keys.iter().zip(addresses).map(node).collect();
+        format!("scheme = \"shamir\"\nthreshold = 1\n{nodes}")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+    fn at(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn keygen(&self, name: &str) -> String {
+        let file = self.at(&format!("{name}.key"));
+        let key = ok(&["keygen", "--out", &file]).trim().to_owned();
+        assert_eq!(ok(&["key", &file]).trim(), key);
+        key
+    }
+
+    /// Arguments of a submission; `change` swaps single ones.
+    fn submit(&self, change: &[(&str, &str)]) -> Vec<String> {
+        let mut values = vec![
+            ("--program", self.at("linear.program")),
+            ("--roster", self.at("roster.toml")),
+            ("--key", self.at("owner.key")),
+            ("--input", format!("x={}", self.at("x.csv"))),
+            ("--input", format!("w={}", self.at("w.csv"))),
+            ("--reader", format!("bob={}", ok(&["key", &self.at("bob.key")]).trim())),
+            ("--ticket", self.at("job.ticket")),
+        ];
+        for (flag, value) in change {
+            values.iter_mut().find(|(f, _)| f == flag).unwrap().1 = (*value).to_owned();
+        }
+        let flags = values.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+        std::iter::once("submit".to_owned()).chain(flags).collect()
+    }
+
+    fn job(&self, command: &str, key: &str) -> Vec<String> {
+        let file = |name| self.at(name);
+        [command, "--ticket", &file("job.ticket"), "--roster", &file("roster.toml"), "--key", &file(key)]
+            .map(str::to_owned)
+            .into()
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        for child in self.nodes.iter_mut().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn strs(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+fn numbers(csv: &str) -> Vec<f64> {
+    csv.split_whitespace().map(|n| n.parse().unwrap()).collect()
+}
+
+fn is_empty(path: &Path) -> bool {
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+#[test]
+fn a_job_from_keygen_to_verify() {
+    let mut scene = Scene::new(4);
+    let plan = ok(&["plan", &scene.at("linear.program"), "--scheme", "shamir", "--nodes", "4", "--threshold", "1"]);
+    for words in ["given by alice", "read by bob", "score", "rounds of openings", "predicted, not measured"] {
+        assert!(plan.contains(words), "{words} is not in\n{plan}");
+    }
+
+    let out = scene.at("results");
+    let submitted = ok(&strs(&[scene.submit(&[]), vec!["--wait".into(), "--out".into(), out]].concat()));
+    assert!(submitted.contains("threshold attestation, not a proof"), "{submitted}");
+    let z = numbers(&scene.read("results/z.csv"));
+    assert!((z[0] - 4.0).abs() < 1e-3 && (z[1] - 16.875).abs() < 1e-3, "{z:?}");
+    assert!(!scene.path("results/positive.csv").exists(), "it is bob's");
+
+    // The reader fetches with a key and a ticket of its own.
+    let fetch = [scene.job("fetch", "bob.key"), vec!["--out".into(), scene.at("bob")]].concat();
+    ok(&strs(&fetch));
+    assert_eq!(scene.read("bob/positive.csv"), "1\n1\n");
+    assert!(!scene.path("bob/z.csv").exists());
+    // Results are not overwritten.
+    assert!(refused(&strs(&fetch)).contains("positive.csv"));
+
+    let verified = ok(&strs(&scene.job("verify", "owner.key")));
+    assert!(verified.contains("1 of 2 are for this key") && verified.contains("all 4 nodes signed"), "{verified}");
+    let transcript = |text: &str| text.lines().find(|l| l.starts_with("transcript ")).unwrap().to_owned();
+    assert_eq!(transcript(&verified), transcript(&submitted));
+
+    // Only its owner may cancel a job, and only while it runs.
+    assert!(refused(&strs(&scene.job("cancel", "bob.key"))).contains("refuses"));
+    assert!(refused(&strs(&scene.job("cancel", "owner.key"))).contains("the job is over"));
+
+    // Another program's ticket, and a ticket whose program was exchanged.
+    let b = Builder::new();
+    let x = b.input("x", "alice", Type::fixed(-8.0..=8.0), [2, 3]);
+    b.output("z", "alice", &(&x * &x));
+    let other = b.finish().unwrap();
+    other.save(scene.path("other.program")).unwrap();
+    let wrong = [scene.job("verify", "owner.key"), vec!["--program".into(), scene.at("other.program")]].concat();
+    assert!(refused(&strs(&wrong)).contains("the ticket is for program"));
+    let good = std::fs::read(scene.path("job.ticket")).unwrap();
+    let program = linear().to_bytes();
+    let at = good.len() - program.len() - varint(program.len()).len();
+    assert_eq!(good[at..], [varint(program.len()), program].concat());
+    let spliced = [&good[..at], &varint(other.to_bytes().len()), &other.to_bytes()].concat();
+    scene.write("job.ticket", spliced);
+    let message = refused(&strs(&scene.job("fetch", "owner.key")));
+    assert!(message.contains("program"), "{message}");
+    scene.write("job.ticket", &good[..good.len() / 2]);
+    assert!(refused(&strs(&scene.job("fetch", "owner.key"))).contains("ticket"));
+    scene.write("job.ticket", &good);
+
+    // A stranger's key opens nothing.
+    scene.keygen("mallory");
+    let message = refused(&strs(&scene.job("fetch", "mallory.key")));
+    assert!(message.contains("node 1") || message.contains("refuses"), "{message}");
+
+    // Nor does it get a job from nodes that serve others.
+    let (mallory, ticket) = (scene.at("mallory.key"), scene.at("second.ticket"));
+    let message = refused(&strs(&scene.submit(&[("--key", &mallory), ("--ticket", &ticket)])));
+    assert!(message.contains("refuses"), "{message}");
+    assert!(!scene.path("second.ticket").exists());
+
+    // A node that is down: nothing is submitted, and the ticket is not left behind.
+    let mut down = scene.nodes[2].take().unwrap();
+    down.kill().unwrap();
+    down.wait().unwrap();
+    let message = refused(&strs(&scene.submit(&[("--ticket", &ticket)])));
+    assert!(message.contains("node 3"), "{message}");
+    assert!(!scene.path("second.ticket").exists());
+}
+
+/// How postcard writes a length.
+fn varint(mut n: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+    out
+}
+
+#[test]
+fn bad_input_is_one_clear_line() {
+    let scene = Scene::new(0);
+    let node = |i: u8| format!("127.0.0.1:{}", 40_000 + u16::from(i));
+    let keys: Vec<String> = (1..=4).map(|i| scene.keygen(&format!("n{i}"))).collect();
+    let roster = |keys: &[&str]| {
+        let nodes = (1..).zip(keys).map(|(i, key)| format!("[[node]]\nkey = {key:?}\naddress = {:?}\n", node(i)));
+        format!("scheme = \"shamir\"\nthreshold = 1\n{}", nodes.collect::<String>())
+    };
+    scene.write("roster.toml", roster(&strs(&keys)));
+    scene.write("repeated.toml", roster(&[&keys[0], &keys[1], &keys[2], &keys[1]]));
+    scene.write("short.csv", "1,2,3\n");
+    scene.write("text.csv", "1,2,3\n4,five,6\n");
+    scene.write("empty.csv", "1,2,3\n4,,6\n");
+    scene.write("large.csv", "1,2,3\n4,5,600\n");
+    let submit = |flag: &str, value: &str| refused(&strs(&scene.submit(&[(flag, value)])));
+    let x = |file: &str| format!("x={}", scene.at(file));
+
+    assert!(submit("--roster", &scene.at("repeated.toml")).contains("numbers 2 and 4"));
+    assert!(submit("--roster", &scene.at("nowhere.toml")).contains("cannot read"));
+    assert!(submit("--program", &scene.at("x.csv")).contains("not a program"));
+    assert!(submit("--key", &scene.at("nowhere.key")).contains("nowhere.key"));
+    assert!(submit("--key", &scene.at("x.csv")).contains("x.csv"));
+    assert!(submit("--input", &x("short.csv")).contains("expected 2 rows of 3"));
+    assert!(submit("--input", &x("text.csv")).contains("line 2, column 2: found \"five\""));
+    assert!(submit("--input", &x("empty.csv")).contains("line 2, column 2: found an empty cell"));
+    assert!(submit("--input", &x("large.csv")).contains("line 2, column 3: found 600"));
+    assert!(submit("--input", &format!("q={}", scene.at("x.csv"))).contains("--input x=FILE.csv"));
+    assert!(submit("--reader", "bob=bd1").contains("--reader"));
+    assert!(submit("--reader", &format!("eve={}", keys[0])).contains("no reader \"eve\""));
+    // Nobody listens there, and no ticket is left.
+    assert!(submit("--ticket", &scene.at("job.ticket")).contains("node "));
+    assert!(!scene.path("job.ticket").exists());
+
+    assert!(refused(&["submit", "--frobnicate"]).contains("--frobnicate"));
+    assert!(refused(&["frobnicate"]).contains("frobnicate"));
+    assert!(refused(&[]).contains("--help"));
+    assert!(refused(&["plan", &scene.at("linear.program"), "--nodes", "2"]).contains("Shamir with 2 nodes"));
+    let spdz = ["plan", &scene.at("linear.program"), "--scheme", "spdz", "--threshold", "1"];
+    assert!(refused(&spdz).contains("always stands 3"));
+    assert!(refused(&["plan", &scene.at("linear.program"), "--latency", "slow"]).contains("--latency"));
+    assert!(refused(&["keygen", "--out", &scene.at("owner.key")]).contains("never overwritten"));
+    assert!(refused(&["keygen", "--out", &scene.at("new.key"), "--passphrase"]).contains("BEAVERDAM_PASSPHRASE"));
+    let key = scene.at("owner.key");
+    assert!(refused(&["node", "--key", &key]).contains("--allow-owner"));
+    assert!(refused(&["node", "--key", &key, "--allow-owner", "everyone"]).contains("--allow-owner"));
+    let store = scene.at("a.store");
+    let listen = ["node", "--key", &key, "--allow-owner", &keys[0], "--store", &store, "--listen", "nowhere"];
+    assert!(refused(&listen).contains("cannot listen on nowhere"));
+
+    let empty = tempfile::tempdir().unwrap();
+    let fetch = [scene.job("fetch", "owner.key"), vec!["--out".into(), empty.path().display().to_string()]].concat();
+    assert!(refused(&strs(&fetch)).contains("job.ticket"));
+    assert!(is_empty(empty.path()), "a refused command writes nothing");
+}
+
+#[test]
+fn keys_come_from_files_and_the_environment() {
+    let scene = Scene::new(0);
+    let with = |args: &[&str], env: &[(&str, &str)]| {
+        let out = beaverdam().args(args).envs(env.iter().copied()).output().unwrap();
+        (out.status.code(), String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
+    };
+    let protected = scene.at("protected.key");
+    let passphrase = [("BEAVERDAM_PASSPHRASE", "correct horse")];
+    let (code, key, _) = with(&["keygen", "--out", &protected, "--passphrase"], &passphrase);
+    assert_eq!(code, Some(0));
+    assert_eq!(with(&["key", &protected], &passphrase).1, key);
+    let (code, out, message) = with(&["key", &protected], &[("BEAVERDAM_PASSPHRASE", "wrong battery")]);
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    assert!(message.contains("wrong passphrase") && !message.contains("battery"), "{message}");
+    assert!(refused(&["key", &protected]).contains("BEAVERDAM_PASSPHRASE"));
+
+    // A seed that is none is not shown, nor taken beside a file.
+    let store = scene.at("seed.store");
+    let node = ["node", "--allow-owner", "any", "--store", &store, "--listen", "nowhere"];
+    let (code, _, message) = with(&node, &[("BEAVERDAM_KEY_SEED", "5eed")]);
+    assert!(code == Some(2) && message.contains("64 lowercase hex digits"), "{message}");
+    assert!(!message.contains("5eed"), "{message}");
+    let seed = "07".repeat(32);
+    let both = [("BEAVERDAM_KEY_SEED", seed.as_str()), ("BEAVERDAM_KEY", &protected)];
+    assert!(with(&node, &both).2.contains("both"));
+    let (code, _, message) = with(&node, &[("BEAVERDAM_KEY_SEED", &seed)]);
+    assert!(code == Some(2) && message.contains("EVERY owner") && message.contains("cannot listen"), "{message}");
+    let (code, _, message) = with(&node, &[]);
+    assert!(code == Some(2) && message.contains("keygen"), "{message}");
+}
+
+#[test]
+fn help_is_complete() {
+    for command in ["keygen", "key", "node", "plan", "submit", "fetch", "verify", "cancel"] {
+        let help = ok(&[command, "--help"]);
+        assert!(help.contains("Usage:"), "{command}");
+        assert!(ok(&["--help"]).contains(command));
+    }
+    let help = ok(&["node", "--help"]);
+    for variable in ["LISTEN", "KEY", "KEY_SEED", "ALLOW_OWNER", "STORE", "DEADLINE", "MAX_JOBS", "LOG"] {
+        assert!(help.contains(&format!("BEAVERDAM_{variable}")), "{variable}");
+    }
+    assert!(ok(&["--version"]).contains(env!("CARGO_PKG_VERSION")));
+}
