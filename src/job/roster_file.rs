@@ -27,7 +27,7 @@ pub struct RosterFile {
 pub struct NodeEntry {
     /// the node's public key
     pub key: PublicKey,
-    /// `host:port` or a `http(s)://` address
+    /// `host:port` or `ws://host:port/prefix`
     pub address: String,
 }
 
@@ -221,7 +221,7 @@ fn once(what: &'static str, first: Option<usize>, second: usize) -> Result<(), R
 
 /// Whether something can be dialled there is for the network to find out.
 fn check_address(address: &str) -> Result<(), &'static str> {
-    let rest = ["https://", "http://"].iter().find_map(|scheme| address.strip_prefix(scheme));
+    let rest = address.strip_prefix("ws://");
     if address.len() > MAX_ADDRESS {
         return Err("expected at most 256 bytes");
     }
@@ -229,15 +229,18 @@ fn check_address(address: &str) -> Result<(), &'static str> {
         return Err("expected no spaces or control characters");
     }
     match rest {
-        Some(rest) if rest.is_empty() || rest.starts_with('/') => Err("expected a host after http:// or https://"),
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => Err("expected a host after ws://"),
         Some(_) => Ok(()),
+        None if address.contains("://") => {
+            Err("expected host:port or ws://host:port/prefix: links bring their own TLS")
+        }
         None => match address.rsplit_once(':') {
             Some((host, port))
                 if !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0) && !host.contains('/') =>
             {
                 Ok(())
             }
-            _ => Err("expected host:port, such as 10.0.0.7:7000, or an http(s):// address"),
+            _ => Err("expected host:port, such as 10.0.0.7:7000, or ws://host:port/prefix"),
         },
     }
 }
@@ -319,9 +322,8 @@ mod tests {
         assert_eq!(twice, "[[node]] numbers 2 and 4 in the roster file have the same key: every node needs its own");
         let one_place = file(SHAMIR, 1..=4).replace("10.0.0.3:7000", "10.0.0.1:7000");
         assert!(refused(&one_place).contains("numbers 1 and 3 in the roster file have the same address"));
-        let spelt = file(SHAMIR, 1..=4)
-            .replace("10.0.0.1:7000", "https://a.example")
-            .replace("10.0.0.3:7000", "https://A.example/");
+        let spelt =
+            file(SHAMIR, 1..=4).replace("10.0.0.1:7000", "ws://a.example").replace("10.0.0.3:7000", "ws://A.example/");
         assert!(refused(&spelt).contains("numbers 1 and 3 in the roster file have the same address"));
     }
 
@@ -349,11 +351,11 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_host_and_port_or_http() {
-        for good in ["[::1]:7000", "node.example:1", "https://a.example/path", "http://10.0.0.1:80"] {
+    fn addresses_are_host_and_port_or_websocket() {
+        for good in ["[::1]:7000", "node.example:1", "ws://a.example/path", "ws://10.0.0.1:80"] {
             assert!(RosterFile::parse(&file(SHAMIR, 1..=4).replace("10.0.0.2:7000", good)).is_ok(), "{good}");
         }
-        for bad in ["", "host", "host:", ":7000", "host:0", "host:70000", "https://", "a b:7000", "ftp://a:7000"] {
+        for bad in ["", "host", "host:", ":7000", "host:0", "host:70000", "ws://", "a b:7000", "https://a:7000"] {
             assert!(refused(&file(SHAMIR, 1..=4).replace("10.0.0.2:7000", bad)).contains("[[node]] number 2"), "{bad}");
         }
     }
