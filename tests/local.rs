@@ -232,3 +232,22 @@ fn the_error_bound_of_a_long_loop_is_a_number_or_infinite() {
     b.output("z", "alice", &(&ends[0] * &bit));
     assert_eq!(b.finish().unwrap().plan(rosters()[5]).unwrap().outputs[0].error, f64::INFINITY);
 }
+
+/// The data set of a training loop is masked and opened once for all epochs
+/// and for both sides of the product, where products are Beaver's.
+#[test]
+fn an_operand_used_again_is_masked_once() {
+    use beaverdam::program::plan::Material;
+    let (rows, columns) = (12, 5);
+    let b = Builder::new();
+    let x = b.input("x", "alice", Type::fixed(-5.0..=5.0), [rows, columns]);
+    let y = b.input("y", "alice", Type::bit(), [rows]);
+    let fit = beaverdam::ml::LogisticRegression::default().train(&x, &y);
+    b.output("weights", "alice", &fit.weights);
+    let program = b.finish().unwrap();
+    for roster in [Roster::shamir(3, 1).unwrap(), Roster::spdz(2).unwrap()] {
+        let plan = program.plan(roster).unwrap();
+        let masks = plan.material.iter().filter(|d| d.material == Material::Mask { n: rows * columns });
+        assert_eq!(masks.count(), 1, "{roster}");
+    }
+}

@@ -664,3 +664,32 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn the_wire_form_of_frames_is_frozen() {
+    let header = crate::engine::frame::Header {
+        manifest: [0xab; 32],
+        epoch: 1,
+        view: 2,
+        attempt: 3,
+        step: 4,
+        kind: Kind::Opening,
+        from: Slot(5),
+        to: Slot(6),
+    };
+    let words = Body::Words(Arc::new(vec![Fp61::ONE, -Fp61::ONE]));
+    let hex = crate::keys::hex(&Frame { header, body: words }.encode());
+    let head = format!("{}01000000020000000300000004000000", "ab".repeat(32));
+    assert_eq!(hex, format!("{head}0205060100000000000000feffffffffffff1f"));
+
+    let point = CheckPoint { manifest: [1; 32], epoch: 0, view: 0, check: 0, transcript: [2; 32] };
+    let (_, opening) = Commitment::commit(&point, Purpose::Sigma, Slot(5), [9; 32], &7u64.to_le_bytes());
+    for (kind, number, body, bytes) in [
+        (Kind::Agree, "01", Body::Digest([3; 32]), "03".repeat(32)),
+        (Kind::SigmaOpen, "08", Body::Opening(opening), format!("{}080700000000000000", "09".repeat(32))),
+        (Kind::Segment, "0b", Body::Digest([3; 32]), "03".repeat(32)),
+    ] {
+        let hex = crate::keys::hex(&Frame { header: crate::engine::frame::Header { kind, ..header }, body }.encode());
+        assert_eq!(hex, format!("{head}{number}0506{bytes}"));
+    }
+}
