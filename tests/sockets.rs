@@ -269,7 +269,9 @@ fn an_owner_cancels_its_job() {
     let reasons = reasons(&served, prepared.manifest().manifest().nonce);
     assert!(reasons.iter().any(|reason| reason.contains("cancelled")), "{reasons:?}");
     let fetched = runtime().block_on(fetch(&owner, &ticket, &nodes, &limits)).unwrap_err();
-    assert!(fetched.to_string().contains("cancelled"), "{fetched}");
+    // The first node to end makes the owner's submission end, and the other
+    // may see that link break before it is asked to cancel.
+    assert!(matches!(fetched, ClientError::Failed { .. }), "{fetched}");
 }
 
 #[test]

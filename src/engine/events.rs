@@ -1,0 +1,146 @@
+//! How a party is spoken to: what happens to it, what it wants done, what it
+//! must know, and what it holds in the end.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::check::Passed;
+use super::error::EngineError;
+use super::frame::Frame;
+use crate::field::Fp61;
+use crate::keys::PublicKey;
+use crate::program::plan::Plan;
+use crate::roster::Slot;
+use crate::transcript::SignedHeader;
+
+/// What happens to a party.
+pub enum Event {
+    /// Begin.
+    Start,
+    /// A peer's frame arrived over the link that is `from`'s by its key.
+    Frame {
+        /// whose link
+        from: Slot,
+        /// what
+        frame: Frame,
+    },
+    /// The owner's signed header of a segment arrived (and its bytes are at hand).
+    Header(Box<SignedHeader>),
+    /// The bytes of a segment that [`Action::NeedSegment`] asked for.
+    Segment {
+        /// which
+        index: u32,
+        /// 8 bytes a word
+        bytes: Vec<u8>,
+    },
+    /// The record of [`Action::Persist`] is on disk.
+    Persisted {
+        /// the number given with it
+        token: u32,
+    },
+    /// The time of [`Action::Arm`] is over.
+    Deadline {
+        /// the number given with it
+        token: u32,
+    },
+}
+
+/// What a party wants done, in this order.
+pub enum Action {
+    /// Send a frame to a peer.
+    Send {
+        /// to whom
+        to: Slot,
+        /// what
+        frame: Frame,
+    },
+    /// Write a record, then report [`Event::Persisted`]. What depends on it is
+    /// sent only after that.
+    Persist {
+        /// names the record
+        token: u32,
+        /// what
+        record: Record,
+    },
+    /// Give the bytes of a segment whose header was accepted, once they are there.
+    NeedSegment(u32),
+    /// Segments below this one are not needed any more.
+    DropSegments {
+        /// the first one still needed
+        below: u32,
+    },
+    /// Report [`Event::Deadline`] unless another `Arm` comes first.
+    Arm {
+        /// names the deadline
+        token: u32,
+    },
+    /// The job is done.
+    Done(Box<Outcome>),
+}
+
+/// What must be on disk before the next message leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// the material of this round is used up
+    Cursor {
+        /// which round
+        round: u32,
+    },
+    /// σ of this check is about to be opened
+    CheckOpened {
+        /// which check
+        check: u32,
+    },
+    /// this check has passed at every node
+    CheckPassed {
+        /// which check
+        check: u32,
+    },
+}
+
+/// What a finished party holds; shares are for sealing to their readers alone.
+pub struct Outcome {
+    /// the proof that all checks passed
+    pub passed: Passed,
+    /// this node's share of each output, in the plan's order
+    /// ([`Sharing::output`](crate::sharing::Sharing::output))
+    pub outputs: Vec<OutputShare>,
+    /// slots whose wrong shares were corrected
+    pub blamed: BTreeSet<Slot>,
+}
+
+/// One node's share of an output. Wiped on drop, never printed.
+#[derive(zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
+pub struct OutputShare(pub(super) Vec<Fp61>);
+
+impl OutputShare {
+    /// The words to seal.
+    pub fn words(&self) -> &[Fp61] {
+        &self.0
+    }
+}
+
+/// What a party must know of its job.
+pub struct Job {
+    /// the plan of the signed program for the signed roster
+    pub plan: Arc<Plan>,
+    /// digest of the signed manifest
+    pub manifest: [u8; 32],
+    /// who signed it and signs the stream
+    pub owner: PublicKey,
+    /// dealt copies of the stream
+    pub attempts: u32,
+    /// Δ of each input, verified against the manifest's roots
+    pub inputs: Vec<Vec<Fp61>>,
+}
+
+/// A running party, whatever its scheme and backend.
+pub trait Party: Send {
+    /// Takes one event. An error ends the job at this node: nothing was or
+    /// will be revealed by it, and the caller tells the others.
+    fn step(&mut self, event: Event) -> Result<Vec<Action>, EngineError>;
+    /// Rounds of openings finished, and how many there are.
+    fn progress(&self) -> (usize, usize);
+    /// The greatest frame that a peer may send now, in bytes.
+    fn largest_frame(&self) -> usize;
+}
