@@ -38,8 +38,8 @@ fn expansion(c: &mut Criterion) {
     let k = words(3, 9);
     let one = [(Fp61::ONE, stream(1))];
     let three: Vec<_> = (0..3).map(|i| (k[i], stream(i as u32))).collect();
-    group.bench_function("1 stream", |b| b.iter(|| Cpu.expand(WORDS, &one)));
-    group.bench_function("3 streams", |b| b.iter(|| Cpu.expand(WORDS, &three)));
+    group.bench_function("1 stream", |b| b.iter(|| Cpu.expand(WORDS, &one, None)));
+    group.bench_function("3 streams", |b| b.iter(|| Cpu.expand(WORDS, &three, None)));
 }
 
 fn elementwise(c: &mut Criterion) {
@@ -50,7 +50,7 @@ fn elementwise(c: &mut Criterion) {
     let k = words(1, 9)[0];
     let terms = [(Fp61::ONE, &v[0]), (-Fp61::ONE, &v[1])];
     group.bench_function("x - y", |b| b.iter(|| Cpu.linear(WORDS, &terms, Fp61::ZERO)));
-    group.bench_function("product", |b| b.iter(|| Cpu.product(dims, &v[0], &v[1])));
+    group.bench_function("product", |b| b.iter(|| Cpu.product(dims, &v[0], &v[1], None)));
     group.bench_function("beaver", |b| b.iter(|| Cpu.beaver(dims, &v[0], &v[1], &v[2], &v[3], &v[4], k)));
     let view = View::Transpose { outer: 1, rows: 1000, cols: 1000 };
     group.bench_function("transpose", |b| b.iter(|| Cpu.view(&view, &[&v[0]])));
@@ -67,7 +67,7 @@ fn matrices(c: &mut Criterion) {
         let dims = Dims::Matmul { m, k, n };
         group.throughput(Throughput::Elements(dims.multiplications()));
         let (x, y) = (Cpu.load(words(m * k, 1)), Cpu.load(words(k * n, 2)));
-        group.bench_function(name, |b| b.iter(|| Cpu.product(dims, &x, &y)));
+        group.bench_function(name, |b| b.iter(|| Cpu.product(dims, &x, &y, None)));
     }
 }
 

@@ -136,6 +136,16 @@ impl View {
             View::Concat { outer, axes, inner } => axes.iter().map(|a| outer * a * inner).collect(),
         }
     }
+    /// Whether the result is its only input as it stands.
+    pub fn moves_nothing(&self) -> bool {
+        match *self {
+            View::Transpose { rows, cols, .. } => rows == 1 || cols == 1,
+            View::Slice { axis, start, end, .. } => start == 0 && end == axis,
+            View::Repeat { times, .. } => times == 1,
+            View::Sum { axis, .. } => axis == 1,
+            View::Concat { ref axes, .. } => axes.len() == 1,
+        }
+    }
     /// The number of words of the result.
     pub fn output_len(&self) -> usize {
         match self {

@@ -20,18 +20,24 @@ pub fn run<B: Backend>(backend: B) {
     beaver(b);
     views(b);
     expand(b);
-    shift_public(b);
+    shift(b);
     leaf(b);
-    is_zero(b);
+    decode(b);
 }
 
 fn resident<B: Backend>(b: &B) {
+    let (mut parts, mut all) = (Vec::new(), Vec::new());
     for n in [0].into_iter().chain(LENGTHS) {
         let words = random(n, 1);
         let held = b.load(words.clone());
         assert_eq!(b.len(&held), n);
         equal("load and read", b, &held.clone(), &words);
+        parts.push(held);
+        all.extend(words);
     }
+    assert!(b.read_all(&parts).unwrap() == all);
+    assert_eq!(b.read_all(&parts[..1]).unwrap(), []);
+    assert_eq!(b.read_all(&[]).unwrap(), []);
 }
 
 fn linear<B: Backend>(b: &B) {
@@ -56,8 +62,15 @@ fn linear<B: Backend>(b: &B) {
 fn products<B: Backend>(b: &B) {
     for n in LENGTHS {
         for (x, y) in [(random(n, 2), random(n, 3)), (vec![top(); n], vec![top(); n]), (edges(n, 0), edges(n, 1))] {
-            let product = b.product(Dims::Elementwise(n), &b.load(x.clone()), &b.load(y.clone()));
-            equal("elementwise product", b, &product, &reference(n, |i| mul(x[i], y[i])));
+            let (held_x, held_y, dims) = (b.load(x.clone()), b.load(y.clone()), Dims::Elementwise(n));
+            equal(
+                "elementwise product",
+                b,
+                &b.product(dims, &held_x, &held_y, None),
+                &reference(n, |i| mul(x[i], y[i])),
+            );
+            let sum = b.product(dims, &held_x, &held_y, Some(&held_x));
+            equal("elementwise product and sum", b, &sum, &reference(n, |i| mul(x[i], y[i]) + wide(x[i])));
         }
     }
 }
@@ -99,8 +112,13 @@ fn matrix_products<B: Backend>(b: &B) {
             (vec![top(); m * k], vec![top(); k * n]),
             (edges(m * k, 0), edges(k * n, 1)),
         ] {
-            let product = b.product(dims, &b.load(x.clone()), &b.load(y.clone()));
-            equal(&format!("{dims:?}"), b, &product, &matrix_reference(m, k, n, &x, &y));
+            let (held_x, held_y) = (b.load(x.clone()), b.load(y.clone()));
+            let expected = matrix_reference(m, k, n, &x, &y);
+            equal(&format!("{dims:?}"), b, &b.product(dims, &held_x, &held_y, None), &expected);
+            let add = edges(m * n, 3);
+            let expected = reference(m * n, |i| wide(expected[i]) + wide(add[i]));
+            let sum = b.product(dims, &held_x, &held_y, Some(&b.load(add)));
+            equal(&format!("{dims:?} and sum"), b, &sum, &expected);
         }
     }
 }
@@ -175,11 +193,14 @@ fn expand<B: Backend>(b: &B) {
             let streams: Vec<_> = (0..count).map(|i| (coefficients[i], stream(90 + i as u64))).collect();
             let words: Vec<_> = (0..count).map(|i| random(n, 90 + i as u64)).collect();
             let expected = reference(n, |i| (0..count).map(|s| mul(coefficients[s], words[s][i])).sum());
-            equal(&format!("expand, {count} streams"), b, &b.expand(n, &streams), &expected);
+            equal(&format!("expand, {count} streams"), b, &b.expand(n, &streams, None), &expected);
+            let add = edges(n, 2);
+            let sum = reference(n, |i| wide(expected[i]) + wide(add[i]));
+            equal(&format!("expand, {count} streams and sum"), b, &b.expand(n, &streams, Some(&b.load(add))), &sum);
             if count > 1 {
                 let last = [(coefficients[count - 1], stream(90))];
                 let expected = reference(n, |i| mul(coefficients[count - 1], words[0][i]));
-                equal("expand, one stream scaled", b, &b.expand(n, &last), &expected);
+                equal("expand, one stream scaled", b, &b.expand(n, &last, None), &expected);
             }
         }
     }
@@ -192,21 +213,26 @@ fn shifted_down(c: Fp61, threshold: i64, by: u8) -> i128 {
     (i128::from(c.word()) - i128::from(threshold)).div_euclid(1 << by)
 }
 
-fn shift_public<B: Backend>(b: &B) {
+fn shift<B: Backend>(b: &B) {
     for n in LENGTHS {
         for by in [0, 1, 16, 31, 59, 60, 61] {
             for thresholds in [&THRESHOLDS[..1], &THRESHOLDS, &[]] {
                 let c = edges(n, u64::from(by));
-                let (shifted, wraps) = b.shift_public(&b.load(c.clone()), thresholds, by);
-                let expected: Vec<_> = thresholds
-                    .iter()
-                    .flat_map(|t| c.iter().map(move |c| shifted_down(*c, *t, by).rem_euclid(i128::from(P))))
-                    .map(|word| Fp61::new(word as u64).unwrap())
-                    .collect();
-                equal(&format!("shift by {by}"), b, &shifted, &expected);
-                let wrap = |c: &Fp61| Fp61::reduce((1 - (c.word() >> 60)) << (61 - by));
-                let expected: Vec<_> = thresholds.iter().flat_map(|_| c.iter().map(wrap)).collect();
-                equal(&format!("wrap of a shift by {by}"), b, &wraps, &expected);
+                let (high, msb) = (edges(n, 77), edges(n, 78));
+                let held = [&c, &high, &msb].map(|w| b.load(w.clone()));
+                for (public, constant) in
+                    [(Fp61::ZERO, Fp61::ZERO), (Fp61::ONE, -Fp61::ONE), (random(1, 6)[0], random(1, 7)[0])]
+                {
+                    let word = |t: i64, i: usize| {
+                        let quotient = shifted_down(c[i], t, by).rem_euclid(i128::from(P)) as u128;
+                        let wrap = if c[i].word() >> 60 == 1 { 0 } else { wide(Fp61::reduce(1 << (61 - by))) };
+                        let minus_high = u128::from(P) - wide(high[i]);
+                        quotient * wide(public) % u128::from(P) + minus_high + wrap * wide(msb[i]) + wide(constant)
+                    };
+                    let expected: Vec<_> = thresholds.iter().flat_map(|t| reference(n, |i| word(*t, i))).collect();
+                    let shifted = b.shift(&held[0], thresholds, by, &held[1], &held[2], public, constant);
+                    equal(&format!("shift by {by}"), b, &shifted, &expected);
+                }
             }
         }
     }
@@ -242,18 +268,47 @@ fn leaf<B: Backend>(b: &B) {
     }
 }
 
-fn is_zero<B: Backend>(b: &B) {
-    for n in LENGTHS {
-        assert!(b.is_zero(&b.load(vec![Fp61::ZERO; n])).unwrap());
-        for at in [0, n / 2, n - 1] {
-            for word in [Fp61::ONE, top()] {
-                let mut words = vec![Fp61::ZERO; n];
-                words[at] = word;
-                assert!(!b.is_zero(&b.load(words)).unwrap(), "word {at} of {n}");
+/// Shares of words 1, 2, …: random polynomials of a degree at the points 1..=k.
+fn decode<B: Backend>(b: &B) {
+    let power = |x: usize, e: usize| (0..e).fold(1, |p, _| p * x as u128 % u128::from(P));
+    for (degree, k) in [(0, 1), (0, 3), (1, 3), (1, 4), (2, 4), (2, 5), (3, 7), (4, 9), (10, 32)] {
+        let base: Vec<u64> = (1..=degree as u64 + 1).collect();
+        let lagrange = |x: u64| -> Vec<Fp61> {
+            let weight = |i: &u64| {
+                let others = base.iter().filter(|j| *j != i);
+                let point = |v: u64| Fp61::new(v).unwrap();
+                others.map(|j| (point(x) - point(*j)) * (point(*i) - point(*j)).invert()).fold(Fp61::ONE, |a, f| a * f)
+            };
+            base.iter().map(weight).collect()
+        };
+        let (at_zero, parity): (_, Vec<_>) = (lagrange(0), (degree as u64 + 2..=k as u64).map(lagrange).collect());
+        for n in LENGTHS.into_iter().filter(|n| *n < 1000 || k < 5) {
+            let terms: Vec<_> = (0..=degree).map(|e| edges(n, 30 + e as u64)).collect();
+            let share = |x: usize| {
+                reference(n, |i| (0..=degree).map(|e| wide(terms[e][i]) * power(x, e) % u128::from(P)).sum())
+            };
+            let shares: Vec<_> = (1..=k).map(share).collect();
+            let open = |shares: &[Vec<Fp61>]| {
+                let held: Vec<_> = shares.iter().map(|s| b.load(s.clone())).collect();
+                b.decode(&at_zero, &parity, &held.iter().collect::<Vec<_>>()).unwrap()
+            };
+            let (words, wrong) = open(&shares);
+            equal(&format!("decode, degree {degree} from {k}"), b, &words, &terms[0]);
+            assert_eq!(wrong, None);
+            for (of, at) in
+                (0..k).flat_map(|of| [(of, 0), (of, n / 2), (of, n - 1)]).step_by(if n > 1000 { 5 } else { 1 })
+            {
+                for lie in [Fp61::ONE, top()] {
+                    let mut shares = shares.clone();
+                    // Two wrong words: the first is told.
+                    shares[of][n - 1] += lie;
+                    shares[of][at] += lie + lie;
+                    let wrong = open(&shares).1;
+                    assert_eq!(wrong, (k > degree + 1).then_some(at), "share {of} of {k}, word {at} of {n}");
+                }
             }
         }
     }
-    assert!(b.is_zero(&b.load(vec![])).unwrap());
 }
 
 fn equal<B: Backend>(what: &str, backend: &B, found: &B::Words, expected: &[Fp61]) {

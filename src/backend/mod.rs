@@ -9,7 +9,9 @@
 pub(crate) mod battery;
 pub mod cpu;
 
-use std::borrow::Cow;
+use std::ops::Deref;
+
+use zeroize::Zeroizing;
 
 use crate::field::Fp61;
 use crate::prg::Stream;
@@ -24,6 +26,25 @@ pub struct BackendError {
     pub backend: &'static str,
     /// what happened
     pub reason: String,
+}
+
+/// Words on the host: lent by a backend whose memory that is, or copied from a
+/// device; a copy is wiped on drop.
+pub enum Host<'a> {
+    /// the backend's own
+    Lent(&'a [Fp61]),
+    /// brought over the bus
+    Copied(Zeroizing<Vec<Fp61>>),
+}
+
+impl Deref for Host<'_> {
+    type Target = [Fp61];
+    fn deref(&self) -> &[Fp61] {
+        match self {
+            Host::Lent(words) => words,
+            Host::Copied(words) => words,
+        }
+    }
 }
 
 /// Batch kernels over resident vectors.
@@ -41,19 +62,22 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// Makes words resident.
     fn load(&self, words: Vec<Fp61>) -> Self::Words;
-    /// The words on the host; a backend in the host's memory lends them.
-    fn read<'a>(&self, words: &'a Self::Words) -> Result<Cow<'a, [Fp61]>, BackendError>;
+    /// The words on the host.
+    fn read<'a>(&self, words: &'a Self::Words) -> Result<Host<'a>, BackendError>;
+    /// Several vectors one after the other, for a message: one trip over the
+    /// bus for all of them. The caller owns the copy and wipes it if it must.
+    fn read_all(&self, parts: &[Self::Words]) -> Result<Vec<Fp61>, BackendError>;
     /// How many words.
     fn len(&self, words: &Self::Words) -> usize;
 
     /// Σ k·x over the terms, plus a constant on each of the n words.
     fn linear(&self, n: usize, terms: &[(Fp61, &Self::Words)], constant: Fp61) -> Self::Words;
-    /// x·y: elementwise or matrix product.
-    fn product(&self, dims: Dims, x: &Self::Words, y: &Self::Words) -> Self::Words;
+    /// x·y (+ add): elementwise or matrix product.
+    fn product(&self, dims: Dims, x: &Self::Words, y: &Self::Words, add: Option<&Self::Words>) -> Self::Words;
     /// Applies an index map; most views take one input, `Concat` several.
     fn view(&self, view: &View, inputs: &[&Self::Words]) -> Self::Words;
-    /// Σ k·stream\[0..n\]: pseudorandom words, combined while they are expanded.
-    fn expand(&self, n: usize, streams: &[(Fp61, Stream)]) -> Self::Words;
+    /// Σ k·stream\[0..n\] (+ add): pseudorandom words, combined while they are expanded.
+    fn expand(&self, n: usize, streams: &[(Fp61, Stream)], add: Option<&Self::Words>) -> Self::Words;
     /// c + D·b + a·E + k·D·E, elementwise or as matrices (Beaver's combination).
     #[allow(clippy::too_many_arguments)]
     fn beaver(
@@ -66,14 +90,24 @@ pub trait Backend: Clone + Send + Sync + 'static {
         b: &Self::Words,
         k: Fp61,
     ) -> Self::Words;
-    /// Public words for the exact shift of a masked opening c (docs/protocols.md,
-    /// truncation and comparison): for each threshold T, |T| ≤ 2^60, and each
-    /// word, `((c − T) >> by, (1 − msb c)·2^(61 − by))`, each of
+    /// The exact shift of a masked opening c (docs/protocols.md, truncation and
+    /// comparison): for each threshold T, |T| ≤ 2^60, and each word,
+    /// public·((c − T) >> by) − high + (1 − msb c)·2^(61 − by)·msb + constant,
     /// `thresholds.len() · len(c)` words, threshold-major. c − T is taken over
     /// the integers and shifted arithmetically: whether x + r wrapped modulo p
     /// is decided by c alone, so one wrap bit and the bits of r below those of
-    /// T serve every threshold.
-    fn shift_public(&self, c: &Self::Words, thresholds: &[i64], by: u8) -> (Self::Words, Self::Words);
+    /// T serve every threshold. `public` is this node's share of 1.
+    #[allow(clippy::too_many_arguments)] // the letters of one formula
+    fn shift(
+        &self,
+        c: &Self::Words,
+        thresholds: &[i64],
+        by: u8,
+        high: &Self::Words,
+        msb: &Self::Words,
+        public: Fp61,
+        constant: Fp61,
+    ) -> Self::Words;
     /// Comparison leaves of one digit (docs/protocols.md, comparison). `one_hot`
     /// has 2^bits rows of len(c) words, row v the share of \[digit of r = v\];
     /// with u = the digit of c − T (as above) that starts at bit `from`:
@@ -88,6 +122,14 @@ pub trait Backend: Clone + Send + Sync + 'static {
         one_hot: &Self::Words,
         carry: Option<&Self::Words>,
     ) -> (Self::Words, Self::Words);
-    /// Whether every word is 0 (public words only: parity checks).
-    fn is_zero(&self, words: &Self::Words) -> Result<bool, BackendError>;
+    /// Decodes a batch of opened words from shares of equal lengths: Σ at_zero·share
+    /// over the first shares, and for each row of `parity` whether the share
+    /// after those is Σ row·share. Gives the opened words and the first word
+    /// that fails, if one does. Public words: a branch on them tells nothing.
+    fn decode(
+        &self,
+        at_zero: &[Fp61],
+        parity: &[Vec<Fp61>],
+        shares: &[&Self::Words],
+    ) -> Result<(Self::Words, Option<usize>), BackendError>;
 }

@@ -94,7 +94,7 @@ impl<B: Backend> Verify for Spdz<B> {
                 continue;
             };
             op += 1;
-            let random = |part, len| self.backend().expand(len, &[(Fp61::ONE, stream(op, part))]);
+            let random = |part, len| self.backend().expand(len, &[(Fp61::ONE, stream(op, part))], None);
             let (u, v) = (random(1, *m), random(2, *n));
             let product = MaskedMatrix { m: *m, k: *k, n: *n, c, d, e, a, b, mask, opened };
             sigma += self.sigma_matrix(&product, &u, &v)?;

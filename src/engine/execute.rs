@@ -9,7 +9,7 @@ use crate::prg::{Address, Domain};
 use crate::program::plan::{Demand, MaterialId, Part, Plan, Prim, Pub, Sec};
 use crate::roster::Slot;
 use crate::sharing::{Sharing, Words};
-use crate::tensor::{Dims, View};
+use crate::tensor::Dims;
 
 /// A node's registers and what it needs to fill them.
 pub(super) struct Machine<S: Sharing> {
@@ -104,16 +104,8 @@ impl<S: Verify> Machine<S> {
             Prim::Beaver { dims, c, d, e, a, b, .. } => {
                 s.beaver(*dims, self.secret(*c), self.public(*d), self.public(*e), self.secret(*a), self.secret(*b))
             }
-            Prim::Shift { c, thresholds, by, high, msb, constant, out } => {
-                let n = plan.sec_lens[out.0 as usize];
-                let (quotient, weight) = s.backend().shift_public(self.public(*c), thresholds, *by);
-                let (high, msb) = (self.secret(*high), self.secret(*msb));
-                let times = thresholds.len();
-                let repeat = View::Repeat { outer: 1, times, inner: n / times };
-                let spread = |x: &S::Secret| if times == 1 { x.clone() } else { s.view(&repeat, &[x]) };
-                let wrapped = s.times_public(Dims::Elementwise(n), &spread(msb), &weight);
-                let terms = [(-Fp61::ONE, &spread(high)), (Fp61::ONE, &wrapped)];
-                s.linear(n, &terms, &[(Fp61::ONE, &quotient)], *constant)
+            Prim::Shift { c, thresholds, by, high, msb, constant, .. } => {
+                s.shift(self.public(*c), thresholds, *by, self.secret(*high), self.secret(*msb), *constant)
             }
             Prim::Open { .. } | Prim::OpenProduct { .. } | Prim::OpenBeaver { .. } => {
                 unreachable!("the planner keeps openings apart")

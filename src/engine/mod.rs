@@ -152,12 +152,7 @@ impl<S: Verify> Engine<S> {
             return self.finish(out);
         }
         let shares: Vec<_> = round.open.iter().map(|i| self.machine.share(&plan.prims[*i as usize])).collect();
-        let backend = self.machine.sharing.backend();
-        let mut words = Vec::with_capacity(shares.iter().map(|s| backend.len(s)).sum());
-        for share in &shares {
-            words.extend_from_slice(&backend.read(share)?);
-        }
-        let body = Body::Words(Arc::new(words));
+        let body = Body::Words(Arc::new(self.machine.sharing.backend().read_all(&shares)?));
         let record = Record::Cursor { round: self.round as u32 };
         self.exchange(Kind::Opening, body, Own::Shares(shares), Some(record), out)
     }
@@ -216,11 +211,8 @@ impl<S: Verify> Engine<S> {
         let passed = Passed { transcript: self.transcript.digest(), checks: self.checks };
         let mut outputs = Vec::with_capacity(self.plan.outputs.len());
         for output in &self.plan.outputs {
-            let mut words = Vec::new();
-            for part in self.machine.sharing.output(self.machine.secret(output.value)) {
-                words.extend_from_slice(&self.machine.sharing.backend().read(&part)?);
-            }
-            outputs.push(OutputShare(words));
+            let parts = self.machine.sharing.output(self.machine.secret(output.value));
+            outputs.push(OutputShare(self.machine.sharing.backend().read_all(&parts)?));
         }
         self.state = State::Over;
         let blamed = std::mem::take(&mut self.blamed);

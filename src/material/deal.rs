@@ -181,7 +181,7 @@ impl Deal {
             return;
         }
         let (a, b) = (self.mask(a), self.mask(b));
-        self.products.insert(op, Cpu.product(*dims, &a, &b));
+        self.products.insert(op, Cpu.product(*dims, &a, &b, None));
     }
 
     /// A whole mask under its views.

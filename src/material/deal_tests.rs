@@ -82,7 +82,7 @@ fn dealt(plan: &Plan, attempt: u32) -> Vec<Fp61> {
 fn open<S: Sharing<Backend = Cpu>>(nodes: &[S], draw: impl Fn(&S) -> S::Secret) -> Vec<Fp61> {
     let shares: Vec<_> = nodes.iter().map(|node| node.opening(&draw(node))).collect();
     let opened: Vec<_> =
-        nodes.iter().map(|n| Cpu.read(&n.decode(Degree::T, &shares).unwrap().words).unwrap().into_owned()).collect();
+        nodes.iter().map(|n| Cpu.read(&n.decode(Degree::T, &shares).unwrap().words).unwrap().to_vec()).collect();
     assert!(opened.windows(2).all(|pair| pair[0] == pair[1]));
     opened.into_iter().next().unwrap()
 }
@@ -241,7 +241,7 @@ fn one_shot(plan: &Plan) -> Vec<Fp61> {
                         let whole = Cpu.load(masks(m.mask.0 as usize, n).to_vec());
                         m.views.iter().fold(whole, |w, v| Cpu.view(v, &[&w]))
                     };
-                    Cpu.product(*dims, &side(a), &side(b)).as_ref().to_vec()
+                    Cpu.product(*dims, &side(a), &side(b), None).as_ref().to_vec()
                 }
                 (Material::Bits { n: count, shift, digits }, part) => {
                     let r = masks(op, *count);

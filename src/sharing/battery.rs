@@ -86,7 +86,7 @@ impl<S: Sharing<Backend = Cpu>> World<S> {
         let opened = self.each(|_, node| {
             let Decoded { words, blamed } = node.decode(degree, shares).unwrap();
             assert!(blamed.is_empty());
-            self.cpu.read(&words).unwrap().into_owned()
+            self.cpu.read(&words).unwrap().to_vec()
         });
         assert!(opened.iter().all(|words| *words == opened[0]));
         opened[0].to_vec()
@@ -94,8 +94,7 @@ impl<S: Sharing<Backend = Cpu>> World<S> {
     /// What the nodes seal for the owner.
     pub(super) fn outputs(&self, x: &Shares<S>) -> Vec<(Slot, Vec<Fp61>)> {
         let output = |i: usize, node: &S| {
-            let words =
-                node.output(&x[i]).iter().flat_map(|words| self.cpu.read(words).unwrap().into_owned()).collect();
+            let words = node.output(&x[i]).iter().flat_map(|words| self.cpu.read(words).unwrap().to_vec()).collect();
             (node.slot(), words)
         };
         self.each(output)
@@ -182,7 +181,7 @@ fn views<S: Sharing<Backend = Cpu>>(world: &mut World<S>) {
         let viewed = world.each(|i, node| node.view(&view, &shares.iter().map(|x| &x[i]).collect::<Vec<_>>()));
         let plain: Vec<_> = inputs.into_iter().map(|x| world.cpu.load(x)).collect();
         let plain = world.cpu.view(&view, &plain.iter().collect::<Vec<_>>());
-        assert_eq!(world.open(&viewed), world.cpu.read(&plain).unwrap().into_owned());
+        assert_eq!(world.open(&viewed), world.cpu.read(&plain).unwrap().to_vec());
     }
 }
 
@@ -212,8 +211,8 @@ fn leaves<S: Sharing<Backend = Cpu>>(world: &mut World<S>) {
             world.each(|i, node| node.leaf(&c, &thresholds, from, bits, &s_rows[i], with_carry.then_some(&s_carry[i])));
         let (g, p) = shares.into_iter().unzip();
         let (pg, pp) = world.cpu.leaf(&c, &thresholds, from, bits, &p_rows, with_carry.then_some(&p_carry));
-        assert_eq!(world.open(&g), world.cpu.read(&pg).unwrap().into_owned());
-        assert_eq!(world.open(&p), world.cpu.read(&pp).unwrap().into_owned());
+        assert_eq!(world.open(&g), world.cpu.read(&pg).unwrap().to_vec());
+        assert_eq!(world.open(&p), world.cpu.read(&pp).unwrap().to_vec());
     }
 }
 

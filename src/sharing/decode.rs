@@ -55,9 +55,8 @@ impl Code {
         shares: &[&B::Words],
     ) -> Result<Decoded<B::Words>, DecodeError> {
         assert_eq!(shares.len(), self.slots.len(), "one share per sender");
-        let Some(word) = self.mismatch(backend, shares)? else {
-            return Ok(Decoded { words: self.interpolate(backend, shares), blamed: Vec::new() });
-        };
+        let (words, wrong) = backend.decode(&self.at_zero, &self.parity, shares)?;
+        let Some(word) = wrong else { return Ok(Decoded { words, blamed: Vec::new() }) };
         if self.slots.len() > self.degree + 2 * usize::from(roster.threshold()) {
             self.correct(backend, roster, shares, word)
         } else {
@@ -91,9 +90,9 @@ impl Code {
             let trusted = |slot: &Slot| !blamed.contains(slot);
             let code = Code::new(self.slots.iter().copied().filter(trusted).collect(), self.degree);
             let rest: Vec<_> = self.slots.iter().zip(shares).filter(|(s, _)| trusted(s)).map(|(_, w)| *w).collect();
-            match code.mismatch(backend, &rest)? {
-                None => return Ok(Decoded { words: code.interpolate(backend, &rest), blamed }),
-                Some(next) => word = next,
+            match backend.decode(&code.at_zero, &code.parity, &rest)? {
+                (words, None) => return Ok(Decoded { words, blamed }),
+                (_, Some(next)) => word = next,
             }
         }
     }
@@ -125,27 +124,6 @@ impl Code {
         let fits = |slot: Slot, value: Fp61| dot(&lagrange(&base, slot.point()), &values) == value;
         let off: Vec<Slot> = points.iter().filter(|(s, v)| !fits(*s, *v)).map(|(s, _)| *s).collect();
         off.iter().all(|slot| !subset.contains(*slot)).then_some(off)
-    }
-
-    /// The first word whose shares lie on no polynomial of the degree.
-    fn mismatch<B: Backend>(&self, backend: &B, shares: &[&B::Words]) -> Result<Option<usize>, BackendError> {
-        let (base, rest) = shares.split_at(self.degree + 1);
-        let mut first = None;
-        for (row, share) in self.parity.iter().zip(rest) {
-            let mut terms: Vec<_> = row.iter().copied().zip(base.iter().copied()).collect();
-            terms.push((-Fp61::ONE, share));
-            let difference = backend.linear(backend.len(share), &terms, Fp61::ZERO);
-            if !backend.is_zero(&difference)? {
-                let word = backend.read(&difference)?.iter().position(|word| *word != Fp61::ZERO);
-                first = [first, word].into_iter().flatten().min();
-            }
-        }
-        Ok(first)
-    }
-
-    fn interpolate<B: Backend>(&self, backend: &B, shares: &[&B::Words]) -> B::Words {
-        let terms: Vec<_> = self.at_zero.iter().copied().zip(shares.iter().copied()).collect();
-        backend.linear(backend.len(shares[0]), &terms, Fp61::ZERO)
     }
 }
 

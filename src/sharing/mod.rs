@@ -172,6 +172,17 @@ pub trait Sharing: Send + Sync + 'static {
     fn times_public(&self, dims: Dims, x: &Self::Secret, p: &Words<Self>) -> Self::Secret;
     /// p·x by a public matrix on the left.
     fn public_times(&self, dims: Dims, p: &Words<Self>, x: &Self::Secret) -> Self::Secret;
+    /// The exact shift of an opening c under a mask r with `high` = r >> by
+    /// and `msb` = bit 60 of r, see [`Backend::shift`].
+    fn shift(
+        &self,
+        c: &Words<Self>,
+        thresholds: &[i64],
+        by: u8,
+        high: &Self::Secret,
+        msb: &Self::Secret,
+        constant: Fp61,
+    ) -> Self::Secret;
     /// Comparison leaves, see [`Backend::leaf`].
     fn leaf(
         &self,

@@ -45,24 +45,30 @@ impl Prss {
         }
     }
 
-    /// This node's share of n pseudorandom words, degree t. Costs n words of
-    /// expansion per key.
-    pub(super) fn random<B: Backend>(&self, backend: &B, address: Address, n: usize) -> B::Words {
+    /// This node's share of n pseudorandom words, degree t, plus a correction
+    /// if one is given. Costs n words of expansion per key.
+    pub(super) fn random<B: Backend>(
+        &self,
+        backend: &B,
+        address: Address,
+        n: usize,
+        delta: Option<&B::Words>,
+    ) -> B::Words {
         let address = Address { domain: Domain::Value, ..address };
         let streams: Vec<_> = self.keys.iter().map(|(at, key)| (*at, key.stream(address))).collect();
-        backend.expand(n, &streams)
+        backend.expand(n, &streams, delta)
     }
 
-    /// This node's share of n zeros, degree 2t. The t independent words per
+    /// `add` plus this node's share of n zeros, degree 2t. The t independent words per
     /// key are t parts of the address in the domain of zeros. Costs n·t words
     /// of expansion per key.
-    pub(super) fn zero<B: Backend>(&self, backend: &B, address: Address, n: usize) -> B::Words {
+    pub(super) fn zero<B: Backend>(&self, backend: &B, address: Address, n: usize, add: &B::Words) -> B::Words {
         let mut streams = Vec::with_capacity(self.keys.len() * self.powers.len());
         for (part, power) in (0..).zip(&self.powers) {
             let address = Address { domain: Domain::Zero, part, ..address };
             streams.extend(self.keys.iter().map(|(at, key)| (*at * *power, key.stream(address))));
         }
-        backend.expand(n, &streams)
+        backend.expand(n, &streams, Some(add))
     }
 }
 

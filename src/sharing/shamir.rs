@@ -37,7 +37,13 @@ pub struct Share<W>(W);
 
 /// A share of degree 2t: the local product of two shares. It can only become
 /// the words of an opening, under a mask and a zero sharing.
-pub struct Product<W>(W);
+///
+/// It is computed only then, together with what masks it.
+pub struct Product<W> {
+    dims: Dims,
+    x: W,
+    y: W,
+}
 
 impl<B: Backend> Shamir<B> {
     /// A node at a slot, with exactly the keys of the subsets that contain it.
@@ -111,10 +117,21 @@ impl<B: Backend> Sharing for Shamir<B> {
         Share(self.backend.view(view, &words))
     }
     fn times_public(&self, dims: Dims, x: &Self::Secret, p: &B::Words) -> Self::Secret {
-        Share(self.backend.product(dims, &x.0, p))
+        Share(self.backend.product(dims, &x.0, p, None))
     }
     fn public_times(&self, dims: Dims, p: &B::Words, x: &Self::Secret) -> Self::Secret {
-        Share(self.backend.product(dims, p, &x.0))
+        Share(self.backend.product(dims, p, &x.0, None))
+    }
+    fn shift(
+        &self,
+        c: &B::Words,
+        thresholds: &[i64],
+        by: u8,
+        high: &Self::Secret,
+        msb: &Self::Secret,
+        constant: Fp61,
+    ) -> Self::Secret {
+        Share(self.backend.shift(c, thresholds, by, &high.0, &msb.0, Fp61::ONE, constant))
     }
     fn leaf(
         &self,
@@ -142,25 +159,20 @@ impl<B: Backend> Sharing for Shamir<B> {
 
     fn draw(&self, address: Address, n: usize, dealt: bool, delta: Delta<'_>) -> Self::Secret {
         assert_eq!(delta.len(), Self::delta_words(self.roster, n, dealt), "Δ has the length that the plan states");
-        let random = self.prss.random(&self.backend, address, n);
-        if !dealt {
-            return Share(random);
-        }
-        let delta = self.backend.load(delta.to_vec());
-        Share(self.backend.linear(n, &[(Fp61::ONE, &random), (Fp61::ONE, &delta)], Fp61::ZERO))
+        let delta = dealt.then(|| self.backend.load(delta.to_vec()));
+        Share(self.prss.random(&self.backend, address, n, delta.as_ref()))
     }
     fn delta_words(_roster: Roster, n: usize, dealt: bool) -> usize {
         if dealt { n } else { 0 }
     }
 
     fn product(&self, dims: Dims, x: &Self::Secret, y: &Self::Secret) -> Self::Product {
-        Product(self.backend.product(dims, &x.0, &y.0))
+        Product { dims, x: x.0.clone(), y: y.0.clone() }
     }
     fn masked_product(&self, product: Self::Product, mask: &Self::Secret, zero: Address) -> B::Words {
-        let n = self.backend.len(&product.0);
-        let zero = self.prss.zero(&self.backend, zero, n);
-        let terms = [(Fp61::ONE, &product.0), (Fp61::ONE, &mask.0), (Fp61::ONE, &zero)];
-        self.backend.linear(n, &terms, Fp61::ZERO)
+        let Product { dims, x, y } = product;
+        let mask = self.prss.zero(&self.backend, zero, dims.lens().2, &mask.0);
+        self.backend.product(dims, &x, &y, Some(&mask))
     }
     fn masked_beaver(
         &self,
@@ -238,7 +250,7 @@ impl Dealer for ShamirDealer {
         let code = Code::new(shares.keys().copied().collect(), self.roster.degree(Degree::T));
         let words: Vec<_> = shares.values().map(|words| cpu.load(words.to_vec())).collect();
         let decoded = code.decode(&cpu, self.roster, &words.iter().collect::<Vec<_>>())?;
-        let words = Zeroizing::new(cpu.read(&decoded.words).map_err(DecodeError::from)?.into_owned());
+        let words = Zeroizing::new(cpu.read(&decoded.words).map_err(DecodeError::from)?.to_vec());
         Ok(Verified { words, blamed: decoded.blamed })
     }
 }

@@ -45,7 +45,7 @@ fn decode(world: &World<Shamir<Cpu>>, degree: Degree, words: &[Vec<Fp61>]) -> Re
     let of = |i: usize| world.cpu.load(words.iter().map(|word| word[i]).collect());
     let shares: Vec<_> = (0..world.nodes.len()).map(of).collect();
     let decoded = world.nodes[0].decode(degree, &shares)?;
-    Ok(Decoded { words: world.cpu.read(&decoded.words).unwrap().into_owned(), blamed: decoded.blamed })
+    Ok(Decoded { words: world.cpu.read(&decoded.words).unwrap().to_vec(), blamed: decoded.blamed })
 }
 
 fn rosters() -> impl Strategy<Value = Roster> {

@@ -94,7 +94,7 @@ impl<B: Backend> Spdz<B> {
         if total == 0 {
             return Ok(Fp61::ZERO);
         }
-        let rho = self.backend.expand(total, &[(Fp61::ONE, rho.clone())]);
+        let rho = self.backend.expand(total, &[(Fp61::ONE, rho.clone())], None);
         let (mut start, mut sums) = (0, Vec::with_capacity(openings.len()));
         for ((opened, mac), len) in openings.iter().zip(lens) {
             let slice = View::Slice { outer: 1, axis: total, inner: 1, start, end: start + len };
@@ -132,7 +132,7 @@ impl<B: Backend> Spdz<B> {
     }
 
     fn matmul(&self, m: usize, k: usize, n: usize, x: &B::Words, y: &B::Words) -> B::Words {
-        self.backend.product(Dims::Matmul { m, k, n }, x, y)
+        self.backend.product(Dims::Matmul { m, k, n }, x, y, None)
     }
 
     fn sum(&self, scalars: &[B::Words]) -> Result<Fp61, BackendError> {
@@ -206,12 +206,25 @@ impl<B: Backend> Sharing for Spdz<B> {
         AuthShare { value: self.backend.view(view, &values), mac: self.backend.view(view, &macs) }
     }
     fn times_public(&self, dims: Dims, x: &Self::Secret, p: &B::Words) -> Self::Secret {
-        let times = |word| self.backend.product(dims, word, p);
+        let times = |word| self.backend.product(dims, word, p, None);
         AuthShare { value: times(&x.value), mac: times(&x.mac) }
     }
     fn public_times(&self, dims: Dims, p: &B::Words, x: &Self::Secret) -> Self::Secret {
-        let times = |word| self.backend.product(dims, p, word);
+        let times = |word| self.backend.product(dims, p, word, None);
         AuthShare { value: times(&x.value), mac: times(&x.mac) }
+    }
+    fn shift(
+        &self,
+        c: &B::Words,
+        thresholds: &[i64],
+        by: u8,
+        high: &Self::Secret,
+        msb: &Self::Secret,
+        constant: Fp61,
+    ) -> Self::Secret {
+        // The quotient is public: a constant like every other.
+        let shift = |high, msb, one| self.backend.shift(c, thresholds, by, high, msb, one, constant * one);
+        AuthShare { value: shift(&high.value, &msb.value, self.first), mac: shift(&high.mac, &msb.mac, *self.alpha) }
     }
     fn leaf(
         &self,
@@ -245,17 +258,13 @@ impl<B: Backend> Sharing for Spdz<B> {
 
     fn draw(&self, address: Address, n: usize, dealt: bool, delta: Delta<'_>) -> Self::Secret {
         assert_eq!(delta.len(), Self::delta_words(self.roster, n, dealt), "Δ has the length that the plan states");
-        let own = |domain| self.backend.expand(n, &[(Fp61::ONE, self.stream(domain, address))]);
-        let (value, mac) = (own(Domain::Value), own(Domain::Mac));
-        if self.slot.0 != 1 {
-            return AuthShare { value, mac };
-        }
-        let corrected = |share, delta: &[Fp61]| {
-            let delta = self.backend.load(delta.to_vec());
-            self.backend.linear(n, &[(Fp61::ONE, &share), (Fp61::ONE, &delta)], Fp61::ZERO)
+        // Corrections are public constants: the first slot adds them.
+        let draw = |domain, delta: &[Fp61]| {
+            let delta = (self.slot.0 == 1 && !delta.is_empty()).then(|| self.backend.load(delta.to_vec()));
+            self.backend.expand(n, &[(Fp61::ONE, self.stream(domain, address))], delta.as_ref())
         };
         let (values, macs) = delta.split_at(delta.len() - n);
-        AuthShare { value: if dealt { corrected(value, values) } else { value }, mac: corrected(mac, macs) }
+        AuthShare { value: draw(Domain::Value, values), mac: draw(Domain::Mac, macs) }
     }
     fn delta_words(_roster: Roster, n: usize, dealt: bool) -> usize {
         if dealt { 2 * n } else { n }

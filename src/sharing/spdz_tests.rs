@@ -73,7 +73,7 @@ proptest! {
         let x = world.deal(&x);
         let opened = open_with(&world, &x, if both { &delta } else { &[Fp61::ZERO; 3] });
         let sigma = |i: usize, node: &Spdz<Cpu>| {
-            let mut mac = world.cpu.read(node.mac(&x[i])).unwrap().into_owned();
+            let mut mac = world.cpu.read(node.mac(&x[i])).unwrap().to_vec();
             if i == 0 {
                 mac = add(&mac, &delta);
             }

@@ -10,24 +10,35 @@ use super::pool::Wiped;
 use super::{STRIP, TASK, Words, build};
 use crate::field::{Fp61, slice};
 
-/// See [`Backend::shift_public`](crate::backend::Backend::shift_public).
-pub fn shift_public(c: &[Fp61], thresholds: &[i64], by: u8) -> (Words, Words) {
+/// See [`Backend::shift`](crate::backend::Backend::shift).
+pub fn shift(
+    c: &[Fp61],
+    thresholds: &[i64],
+    by: u8,
+    high: &[Fp61],
+    msb: &[Fp61],
+    public: Fp61,
+    constant: Fp61,
+) -> Words {
     assert!(by <= 61, "a shift by {by} leaves nothing of 61 bits");
     // 2^61 ≡ 1 if by = 0.
     let wrap = Fp61::reduce(1 << (61 - by));
-    let map = |word: fn(Fp61, i64, u8, Fp61) -> Fp61| {
-        build(thresholds.len() * c.len(), 1, |mut first, mut out| {
-            while !out.is_empty() {
-                let (threshold, at) = (thresholds[first / c.len()], first % c.len());
-                let (head, rest) = out.split_at_mut(out.len().min(c.len() - at));
-                head.iter_mut().zip(&c[at..]).for_each(|(out, c)| *out = word(*c, threshold, by, wrap));
-                (first, out) = (first + head.len(), rest);
+    let n = c.len();
+    build(thresholds.len() * n, 1, |mut first, mut out| {
+        while !out.is_empty() {
+            let (threshold, at) = (thresholds[first / n], first % n);
+            let (head, rest) = out.split_at_mut(out.len().min(n - at));
+            let words = c[at..].iter().zip(&high[at..]).zip(&msb[at..]);
+            for (out, ((c, high), msb)) in head.iter_mut().zip(words) {
+                let quotient = Fp61::from_i64(below(*c, threshold) >> by);
+                // c is public.
+                let weight = if top(*c) { Fp61::ZERO } else { wrap };
+                let wide = quotient.wide_mul(public) + msb.wide_mul(weight) + u128::from((constant - *high).word());
+                *out = Fp61::reduce_wide(wide);
             }
-        })
-    };
-    let shifted = map(|c, threshold, by, _| Fp61::from_i64(below(c, threshold) >> by));
-    let wraps = map(|c, _, _, wrap| if msb(c) { Fp61::ZERO } else { wrap });
-    (shifted, wraps)
+            (first, out) = (first + head.len(), rest);
+        }
+    })
 }
 
 /// See [`Backend::leaf`](crate::backend::Backend::leaf).
@@ -65,7 +76,7 @@ pub fn leaf(
                 let u = (below(c, *threshold) >> from) as usize & ((1 << bits) - 1);
                 greater[i] = above[u * len + i];
                 equal[i] = one_hot[u * n + at + i];
-                if let (Some(carry), false) = (carry, msb(c)) {
+                if let (Some(carry), false) = (carry, top(c)) {
                     greater[i] += carry[u * n + at + i];
                 }
             }
@@ -97,6 +108,6 @@ fn below(c: Fp61, threshold: i64) -> i64 {
 }
 
 /// Bit 60, the highest of a canonical word.
-fn msb(c: Fp61) -> bool {
+fn top(c: Fp61) -> bool {
     c.word() >> 60 == 1
 }

@@ -9,13 +9,13 @@ mod matrix;
 mod pool;
 mod views;
 
-use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use zeroize::Zeroize;
 
-use super::{Backend, BackendError};
+use super::{Backend, BackendError, Host};
 use crate::field::{Fp61, slice};
 use crate::prg::Stream;
 use crate::tensor::{Dims, View};
@@ -61,8 +61,13 @@ impl Backend for Cpu {
     fn load(&self, words: Vec<Fp61>) -> Words {
         words.into()
     }
-    fn read<'a>(&self, words: &'a Words) -> Result<Cow<'a, [Fp61]>, BackendError> {
-        Ok(Cow::Borrowed(words.as_ref()))
+    fn read<'a>(&self, words: &'a Words) -> Result<Host<'a>, BackendError> {
+        Ok(Host::Lent(words.as_ref()))
+    }
+    fn read_all(&self, parts: &[Words]) -> Result<Vec<Fp61>, BackendError> {
+        let mut all = Vec::with_capacity(parts.iter().map(|part| self.len(part)).sum());
+        parts.iter().for_each(|part| all.extend_from_slice(part.as_ref()));
+        Ok(all)
     }
     fn len(&self, words: &Words) -> usize {
         words.as_ref().len()
@@ -80,18 +85,23 @@ impl Backend for Cpu {
             }
         })
     }
-    fn product(&self, dims: Dims, x: &Words, y: &Words) -> Words {
+    fn product(&self, dims: Dims, x: &Words, y: &Words, add: Option<&Words>) -> Words {
         let (left, right, len) = dims.lens();
-        let (x, y) = (checked(x, left), checked(y, right));
+        let (x, y, add) = (checked(x, left), checked(y, right), add.map(|add| checked(add, len)));
         match dims {
             Dims::Elementwise(_) => build(len, 1, |first, out| {
                 let range = first..first + out.len();
-                for ((out, x), y) in out.iter_mut().zip(&x[range.clone()]).zip(&y[range]) {
-                    *out = *x * *y;
+                let factors = x[range.clone()].iter().zip(&y[range.clone()]);
+                match add {
+                    None => out.iter_mut().zip(factors).for_each(|(out, (x, y))| *out = *x * *y),
+                    Some(add) => {
+                        let terms = factors.zip(&add[range]);
+                        out.iter_mut().zip(terms).for_each(|(out, ((x, y), add))| *out = x.mul_add(*y, *add));
+                    }
                 }
             }),
             Dims::Matmul { k, n, .. } => {
-                let mut out = Wiped::zeros(len);
+                let mut out = add.map_or_else(|| Wiped::zeros(len), Wiped::copy);
                 matrix::add_product(&mut out, k, n, x, y);
                 out.into()
             }
@@ -100,15 +110,22 @@ impl Backend for Cpu {
     fn view(&self, view: &View, inputs: &[&Words]) -> Words {
         views::apply(view, inputs)
     }
-    fn expand(&self, n: usize, streams: &[(Fp61, Stream)]) -> Words {
+    fn expand(&self, n: usize, streams: &[(Fp61, Stream)], add: Option<&Words>) -> Words {
+        let add = add.map(|add| checked(add, n));
         build(n, 1, |first, out| {
             let mut readers: Vec<_> = streams.iter().map(|(k, s)| (*k, s.reader(first as u64))).collect();
-            let Some(((k, head), rest)) = readers.split_first_mut() else { return };
             let mut words = [Fp61::ZERO; STRIP];
-            for out in out.chunks_mut(STRIP) {
-                head.fill(out);
-                slice::scale(out, *k);
-                for (k, stream) in &mut *rest {
+            for (strip, out) in out.chunks_mut(STRIP).enumerate() {
+                // Without a sum to start from, the first stream is not added but written.
+                let (head, rest) = readers.split_at_mut(usize::from(add.is_none()).min(streams.len()));
+                if let Some(add) = add {
+                    out.copy_from_slice(&add[first + strip * STRIP..][..out.len()]);
+                }
+                for (k, stream) in head {
+                    stream.fill(out);
+                    slice::scale(out, *k);
+                }
+                for (k, stream) in rest {
                     let words = &mut words[..out.len()];
                     stream.fill(words);
                     slice::add_scaled(out, *k, words);
@@ -144,8 +161,18 @@ impl Backend for Cpu {
             }
         }
     }
-    fn shift_public(&self, c: &Words, thresholds: &[i64], by: u8) -> (Words, Words) {
-        digits::shift_public(c.as_ref(), thresholds, by)
+    fn shift(
+        &self,
+        c: &Words,
+        thresholds: &[i64],
+        by: u8,
+        high: &Words,
+        msb: &Words,
+        public: Fp61,
+        constant: Fp61,
+    ) -> Words {
+        let c = c.as_ref();
+        digits::shift(c, thresholds, by, checked(high, c.len()), checked(msb, c.len()), public, constant)
     }
     fn leaf(
         &self,
@@ -160,8 +187,37 @@ impl Backend for Cpu {
         let carry = carry.map(|carry| checked(carry, rows));
         digits::leaf(c.as_ref(), thresholds, from, bits, checked(one_hot, rows), carry)
     }
-    fn is_zero(&self, words: &Words) -> Result<bool, BackendError> {
-        Ok(words.as_ref().iter().fold(0, |any, word| any | word.word()) == 0)
+    fn decode(
+        &self,
+        at_zero: &[Fp61],
+        parity: &[Vec<Fp61>],
+        shares: &[&Words],
+    ) -> Result<(Words, Option<usize>), BackendError> {
+        let n = self.len(shares[0]);
+        let shares: Vec<_> = shares.iter().map(|share| checked(share, n)).collect();
+        let combine = |out: &mut [Fp61], row: &[Fp61], from: usize| {
+            out.fill(Fp61::ZERO);
+            for (k, share) in row.iter().zip(&shares) {
+                slice::add_scaled(out, *k, &share[from..from + out.len()]);
+            }
+        };
+        let wrong = AtomicUsize::new(usize::MAX);
+        let opened = build(n, 1, |first, out| {
+            let mut expected = [Fp61::ZERO; STRIP];
+            for (strip, out) in out.chunks_mut(STRIP).enumerate() {
+                let from = first + strip * STRIP;
+                combine(out, at_zero, from);
+                for (row, share) in parity.iter().zip(&shares[at_zero.len()..]) {
+                    let expected = &mut expected[..out.len()];
+                    combine(expected, row, from);
+                    let found = &share[from..from + out.len()];
+                    if let Some(at) = expected.iter().zip(found).position(|(expected, found)| expected != found) {
+                        wrong.fetch_min(from + at, Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+        Ok((opened, Some(wrong.into_inner()).filter(|at| *at < n)))
     }
 }
 

@@ -13,7 +13,7 @@ pub fn apply(view: &View, inputs: &[&Words]) -> Words {
     assert_eq!(inputs.len(), lens.len(), "a view has another number of inputs than its plan says");
     let slices: Vec<&[Fp61]> = inputs.iter().zip(&lens).map(|(x, len)| checked(x, *len)).collect();
     let n = view.output_len();
-    if n == 0 || (inputs.len() == 1 && moves_nothing(view)) {
+    if n == 0 || view.moves_nothing() {
         return inputs.first().filter(|_| n > 0).map_or_else(|| Vec::new().into(), |x| (*x).clone());
     }
     match *view {
@@ -51,16 +51,6 @@ pub fn apply(view: &View, inputs: &[&Words]) -> Words {
                 }
             })
         }
-    }
-}
-
-fn moves_nothing(view: &View) -> bool {
-    match *view {
-        View::Transpose { rows, cols, .. } => rows == 1 || cols == 1,
-        View::Slice { axis, start, end, .. } => start == 0 && end == axis,
-        View::Repeat { times, .. } => times == 1,
-        View::Sum { axis, .. } => axis == 1,
-        View::Concat { .. } => true,
     }
 }
 

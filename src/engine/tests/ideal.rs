@@ -24,7 +24,7 @@ struct Ideal<'a> {
 fn ideal(plan: &Plan, dealer: &dyn Dealer, inputs: &[Vec<Fp61>]) -> Vec<Vec<Fp61>> {
     let mut ideal = Ideal { plan, dealer, secrets: BTreeMap::new(), publics: BTreeMap::new() };
     plan.prims.iter().for_each(|prim| ideal.step(prim, inputs));
-    plan.outputs.iter().map(|o| Cpu.read(ideal.sec(o.value)).unwrap().into_owned()).collect()
+    plan.outputs.iter().map(|o| Cpu.read(ideal.sec(o.value)).unwrap().to_vec()).collect()
 }
 
 impl Ideal<'_> {
@@ -50,12 +50,12 @@ impl Ideal<'_> {
             Prim::ViewPublic { view, inputs, .. } => {
                 Cpu.view(view, &inputs.iter().map(|p| self.public(*p)).collect::<Vec<_>>())
             }
-            Prim::Scale { dims, x, p, left: false, .. } => Cpu.product(*dims, self.sec(*x), self.public(*p)),
-            Prim::Scale { dims, x, p, left: true, .. } => Cpu.product(*dims, self.public(*p), self.sec(*x)),
+            Prim::Scale { dims, x, p, left: false, .. } => Cpu.product(*dims, self.sec(*x), self.public(*p), None),
+            Prim::Scale { dims, x, p, left: true, .. } => Cpu.product(*dims, self.public(*p), self.sec(*x), None),
             Prim::Draw { material, part, .. } => Cpu.load(self.material(*material, *part)),
             Prim::Open { x, .. } => self.sec(*x).clone(),
             Prim::OpenProduct { dims, x, y, mask, .. } => {
-                let product = Cpu.product(*dims, self.sec(*x), self.sec(*y));
+                let product = Cpu.product(*dims, self.sec(*x), self.sec(*y), None);
                 Cpu.linear(dims.lens().2, &[(one, &product), (one, self.sec(*mask))], Fp61::ZERO)
             }
             Prim::Beaver { dims, d, e, a, b, .. } => self.product(*dims, (*d, *a), (*e, *b)),
@@ -98,7 +98,7 @@ impl Ideal<'_> {
             let (opened, mask) = (self.public(opened), self.sec(mask));
             Cpu.linear(Cpu.len(opened), &[(Fp61::ONE, opened), (Fp61::ONE, mask)], Fp61::ZERO)
         };
-        Cpu.product(dims, &unmasked(x), &unmasked(y))
+        Cpu.product(dims, &unmasked(x), &unmasked(y), None)
     }
 
     /// \[digit of r > digit of c\], with the carry, and \[digits equal\], by comparing.
@@ -138,7 +138,7 @@ impl Ideal<'_> {
                     let Material::Mask { n } = self.plan.material[m.mask.0 as usize].material else { unreachable!() };
                     m.views.iter().fold(Cpu.load(uniform(m.mask, n)), |w, v: &View| Cpu.view(v, &[&w]))
                 };
-                Cpu.read(&Cpu.product(*dims, &mask(a), &mask(b))).unwrap().into_owned()
+                Cpu.read(&Cpu.product(*dims, &mask(a), &mask(b), None)).unwrap().to_vec()
             }
             Material::Bits { n, shift, digits } => {
                 let r: Vec<u64> = uniform(id, *n).iter().map(|r| r.word()).collect();
