@@ -104,6 +104,21 @@ impl Stream {
         Reader { stream: self, cipher: self.cipher(0, first), next: first, block: [0; BLOCK] }
     }
 
+    /// The ChaCha20 key as its eight little-endian words, for a kernel that
+    /// expands the stream elsewhere. As secret as all words of the stream.
+    pub(crate) fn key_words(&self, each: impl FnMut(u32)) {
+        let (words, _) = self.key.0.as_chunks();
+        words.iter().map(|word| u32::from_le_bytes(*word)).for_each(each);
+    }
+
+    /// The raw word at an index, of a redraw or (0) of the first draw.
+    #[cfg(test)]
+    pub(crate) fn raw(&self, redraw: u32, index: u64) -> u64 {
+        let mut raw = [0; 8];
+        self.cipher(redraw, index).write_keystream(&mut raw);
+        u64::from_le_bytes(raw)
+    }
+
     /// The key stream of a redraw, at a word.
     fn cipher(&self, redraw: u32, first: u64) -> ChaCha20 {
         assert!(first <= Self::WORDS, "word {first} is past the end of a stream");

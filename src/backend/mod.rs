@@ -8,6 +8,8 @@
 #[cfg(test)]
 pub(crate) mod battery;
 pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 
 use std::ops::Deref;
 
