@@ -106,13 +106,14 @@ impl Stream {
 
     /// The ChaCha20 key as its eight little-endian words, for a kernel that
     /// expands the stream elsewhere. As secret as all words of the stream.
+    #[cfg(feature = "gpu")]
     pub(crate) fn key_words(&self, each: impl FnMut(u32)) {
         let (words, _) = self.key.0.as_chunks();
         words.iter().map(|word| u32::from_le_bytes(*word)).for_each(each);
     }
 
     /// The raw word at an index, of a redraw or (0) of the first draw.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "gpu"))]
     pub(crate) fn raw(&self, redraw: u32, index: u64) -> u64 {
         let mut raw = [0; 8];
         self.cipher(redraw, index).write_keystream(&mut raw);

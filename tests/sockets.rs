@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use beaverdam::backend::{Choice, Devices};
 use beaverdam::entropy::Entropy;
 use beaverdam::job;
 use beaverdam::keys::{PublicKey, SecretKey};
@@ -38,6 +39,7 @@ fn serve(allow: Allow, deadline: Duration, max_jobs: usize, store: Arc<dyn Store
         limits: job::Limits::default(),
         deadline,
         entropy: Entropy::system(),
+        devices: Arc::new(Devices::new(Choice::Cpu, None)),
         net: Limits::default(),
         max_jobs,
     };

@@ -8,8 +8,12 @@
 #[cfg(test)]
 pub(crate) mod battery;
 pub mod cpu;
+mod device;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+pub mod trial;
+
+pub use self::device::{Choice, Device, Devices, NoChoice, Opened};
 
 use std::ops::Deref;
 

@@ -1,5 +1,6 @@
 //! What goes wrong at the command line: each one line, with what to do.
 
+use crate::backend::BackendError;
 use crate::cli::table::TableError;
 use crate::job::RosterFileError;
 use crate::keys::KeyError;
@@ -42,6 +43,9 @@ pub enum CliError {
         /// its length
         found: usize,
     },
+    /// The backend that was asked for.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
     /// An impossible roster.
     #[error(transparent)]
     Roster(#[from] RosterError),

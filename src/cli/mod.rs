@@ -7,6 +7,7 @@
 //! input is one line on stderr and exit code 2, and nothing is revealed.
 
 mod error;
+mod gpu;
 mod job;
 mod keys;
 mod node;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub use error::CliError;
+pub use gpu::BackendArgs;
 pub use keys::KeyArgs;
 pub use node::{NodeArgs, run_node};
 pub use plan::{RosterArgs, SchemeArg};
@@ -40,6 +42,7 @@ enum Command {
     Keygen(keys::Keygen),
     Key(keys::Key),
     Node(NodeArgs),
+    Gpu(gpu::Gpu),
     Plan(plan::Plan),
     Submit(job::Submit),
     Fetch(job::Fetch),
@@ -54,6 +57,7 @@ pub fn main() -> ExitCode {
             Command::Keygen(args) => args.run(),
             Command::Key(args) => args.run(),
             Command::Node(args) => run_node(&args, Entropy::system(), std::future::pending()),
+            Command::Gpu(args) => args.run(),
             Command::Plan(args) => args.run(),
             Command::Submit(args) => args.run(),
             Command::Fetch(args) => args.run(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
-use super::{CliError, KeyArgs};
+use super::{BackendArgs, CliError, KeyArgs};
 use crate::entropy::Entropy;
 use crate::keys::{KeyError, PublicKey};
 use crate::node::{Allow, Config, serve};
@@ -53,6 +53,8 @@ pub struct NodeArgs {
     /// Megabytes of material that one job may bring
     #[arg(long, value_name = "MB", env = "BEAVERDAM_MAX_MATERIAL_MB", default_value_t = 131_072, value_parser = clap::value_parser!(u32).range(1..))]
     max_material_mb: u32,
+    #[command(flatten)]
+    backend: BackendArgs,
     /// What is logged on stderr: error, warn, info, debug, or a filter such as
     /// `warn,beaverdam=debug`
     #[arg(long, value_name = "LEVEL", env = "BEAVERDAM_LOG", default_value = "info")]
@@ -116,6 +118,12 @@ pub fn run_node(
             "WARNING: INSECURE: this node takes its randomness from the known seed {seed} and serves seeded jobs"
         );
     }
+    let devices = args.backend.devices();
+    let opened = devices.open()?;
+    if let Some(why) = opened.fell_back {
+        tracing::warn!("computing on the CPU: {why}");
+    }
+    tracing::info!("computing on {}", opened.device);
     let words = |mb: u32| u64::from(mb) * (1_000_000 / 8);
     let config = Config {
         key,
@@ -131,6 +139,7 @@ pub fn run_node(
         },
         deadline: Duration::from_secs(args.deadline),
         entropy,
+        devices: Arc::new(devices),
         net: net::Limits::default(),
         max_jobs: args.max_jobs.into(),
     };

@@ -104,6 +104,9 @@ pub enum EngineError {
     /// The device failed.
     #[error("{0}")]
     Backend(String),
+    /// The device failed and the party could not be made again.
+    #[error("the device failed and this node cannot go on without it: {0}")]
+    Replay(String),
     /// An input's words do not fit the plan.
     #[error("input {input} has {found} correction words, expected {expected}")]
     Input {
@@ -117,6 +120,13 @@ pub enum EngineError {
     /// An event after the end, or one that was never asked for.
     #[error("the engine got {0}, which it did not ask for")]
     Unasked(&'static str),
+}
+
+impl EngineError {
+    /// Whether the fault is the device's, so that another device would not have it.
+    pub fn is_of_device(&self) -> bool {
+        matches!(self, Self::Backend(_) | Self::Decode(DecodeError::Backend(_)))
+    }
 }
 
 impl From<BackendError> for EngineError {

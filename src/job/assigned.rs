@@ -10,7 +10,8 @@ use zeroize::Zeroizing;
 use super::{
     CheckedManifest, Limits, ManifestError, Outcome, PROTOCOL, Receipt, SignedManifest, SignedReceipt, sealed_hash,
 };
-use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::backend::{Backend, Device};
 use crate::engine::{self, Engine, EngineError, Party};
 use crate::field::slice::encode_words;
 use crate::keys::{PublicKey, SecretKey};
@@ -126,33 +127,53 @@ impl Assigned {
     }
 
     /// Accepts the inputs' Δ, in the plan's order, and makes the party that
-    /// runs the plan. `rng` draws its commitments' nonces.
-    pub fn party<B: Backend>(
-        self,
+    /// runs the plan. `rng` draws its commitments' nonces. On every device, and
+    /// as often as it is made, a party says the same in answer to the same
+    /// events if `rng` draws the same.
+    pub fn party(
+        &self,
+        inputs: &[Vec<u8>],
+        device: &Device,
+        rng: Box<dyn CryptoRng + Send>,
+    ) -> Result<Box<dyn Party>, JobError> {
+        match device {
+            Device::Cpu => self.party_on(inputs, Cpu, rng),
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => self.party_on(inputs, gpu.clone(), rng),
+        }
+    }
+
+    fn party_on<B: Backend>(
+        &self,
         inputs: &[Vec<u8>],
         backend: B,
         rng: Box<dyn CryptoRng + Send>,
-    ) -> Result<(Box<dyn Party>, Conclusion), JobError> {
+    ) -> Result<Box<dyn Party>, JobError> {
         let Self { manifest, plan, slot, keys } = self;
+        let slot = *slot;
         let signed = manifest.manifest();
         let accepted: Result<Vec<_>, _> =
             (0..).zip(inputs).filter_map(|(i, bytes)| manifest.accept_input(i, bytes)).collect();
         let job = engine::Job {
-            plan: Arc::clone(&plan),
+            plan: Arc::clone(plan),
             manifest: manifest.digest(),
             owner: signed.owner,
             attempts: signed.attempts,
             inputs: accepted?,
         };
-        let party: Box<dyn Party> = match keys {
-            SlotKeys::Shamir(ref keys) => {
+        Ok(match keys {
+            SlotKeys::Shamir(keys) => {
                 Box::new(Engine::new(job, Shamir::new(signed.roster, slot, keys.clone(), backend)?, rng)?)
             }
-            SlotKeys::Spdz(ref key) => {
+            SlotKeys::Spdz(key) => {
                 Box::new(Engine::new(job, Spdz::new(signed.roster, slot, key.clone(), backend)?, rng)?)
             }
-        };
-        Ok((party, Conclusion { manifest, plan, slot }))
+        })
+    }
+
+    /// What remains to be done when the engine is done.
+    pub fn conclusion(&self) -> Conclusion {
+        Conclusion { manifest: self.manifest.clone(), plan: Arc::clone(&self.plan), slot: self.slot }
     }
 }
 

@@ -9,8 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::{Assigned, Concluded, Conclusion, JobError, Limits};
-use crate::backend::Backend;
-use crate::backend::cpu::Cpu;
+use crate::backend::Device;
 use crate::engine::{Action, Event, Party};
 use crate::entropy::{Entropy, NoEntropy};
 use crate::keys::SecretKey;
@@ -60,16 +59,16 @@ pub enum LocalError {
 /// name, row-major, in real units. One owner gives all inputs and reads all
 /// outputs, whatever names the program has for them.
 pub fn run(program: &Program, roster: Roster, inputs: &[(&str, Vec<f64>)]) -> Result<Run, LocalError> {
-    run_with(program, roster, inputs, Entropy::system(), Cpu)
+    run_with(program, roster, inputs, Entropy::system(), &Device::Cpu)
 }
 
-/// [`run`] on a backend and with a source of randomness of the caller's choice.
-pub fn run_with<B: Backend>(
+/// [`run`] on a device ([`Devices`](crate::backend::Devices) opens one) and with a source of randomness of the caller's choice.
+pub fn run_with(
     program: &Program,
     roster: Roster,
     inputs: &[(&str, Vec<f64>)],
     entropy: Entropy,
-    backend: B,
+    device: &Device,
 ) -> Result<Run, LocalError> {
     let inputs = inputs.iter().map(|(name, values)| ((*name).to_owned(), values.clone())).collect();
     let owner = Arc::new(key(entropy, b"owner")?);
@@ -86,7 +85,7 @@ pub fn run_with<B: Backend>(
         note: "a local run",
     };
     let job = prepare(&owner, &request, entropy)?;
-    let (concluded, online) = compute(&job, &nodes, entropy, backend)?;
+    let (concluded, online) = compute(&job, &nodes, entropy, device)?;
     let results = read(&owner, &job.ticket(), &concluded)?;
     Ok(Run {
         outputs: results.outputs,
@@ -109,11 +108,11 @@ enum Letter {
 }
 
 /// Every node on its own thread, the dealer on another.
-fn compute<B: Backend>(
+fn compute(
     job: &Prepared,
     nodes: &[SecretKey],
     entropy: Entropy,
-    backend: B,
+    device: &Device,
 ) -> Result<(Vec<Concluded>, Duration), LocalError> {
     let roster = job.plan().roster;
     let (senders, receivers): (Vec<_>, Vec<_>) = roster.slots().map(|_| channel()).unzip();
@@ -123,7 +122,8 @@ fn compute<B: Backend>(
         let fail = |source: JobError| LocalError::Node { slot, source };
         let assigned = Assigned::check(job.assignment(slot), &node.public(), 0, &Limits::unlimited()).map_err(fail)?;
         let rng = entropy.generator(&[b"engine", &[slot.0]])?;
-        let (party, conclusion) = assigned.party(job.inputs(), backend.clone(), rng).map_err(fail)?;
+        let party = assigned.party(job.inputs(), device, rng).map_err(fail)?;
+        let conclusion = assigned.conclusion();
         ready.push((Node { slot, node, conclusion, senders: &senders, segments: &segments }, party));
     }
     let started = Instant::now();

@@ -10,6 +10,7 @@ mod assigned;
 pub mod local;
 mod manifest;
 mod receipt;
+pub mod replay;
 mod roster_file;
 
 pub use assigned::{Assigned, Assignment, Concluded, Conclusion, JobError};

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 
 use super::wire::{Peer, ToNode, ToOwner};
 use super::{Allow, Config, serve};
+use crate::backend::{Choice, Devices};
 use crate::entropy::Entropy;
 use crate::job;
 use crate::keys::SecretKey;
@@ -44,6 +45,7 @@ async fn cluster(n: u8, deadline: Duration) -> Cluster {
             limits: job::Limits::default(),
             deadline,
             entropy: Entropy::system(),
+            devices: Arc::new(Devices::new(Choice::Cpu, None)),
             net: net::Limits::default(),
             max_jobs: 1,
         };

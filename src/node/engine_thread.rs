@@ -12,10 +12,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::wire::Peer;
-use crate::backend::cpu::Cpu;
+use crate::backend::Devices;
 use crate::engine::frame::Frame;
 use crate::engine::{Action, EngineError, Event, Outcome, Party, Record};
 use crate::entropy::Entropy;
+use crate::job::replay::{Log, Survivor};
 use crate::job::{Assigned, Conclusion};
 use crate::roster::Slot;
 use crate::store::{Nonce, Store};
@@ -57,6 +58,8 @@ pub(super) struct Job {
     pub(super) nonce: Nonce,
     pub(super) store: Arc<dyn Store>,
     pub(super) entropy: Entropy,
+    /// where the job is computed
+    pub(super) devices: Arc<Devices>,
 }
 
 /// Runs until the engine is done, has failed, or nobody listens any more.
@@ -81,7 +84,7 @@ impl<E: std::error::Error> From<E> for Ended {
 }
 
 fn drive(job: Job, letters: &mut UnboundedReceiver<Letter>, words: &UnboundedSender<Word>) -> Result<(), Ended> {
-    let Job { assigned, nonce, store, entropy } = job;
+    let Job { assigned, nonce, store, entropy, devices } = job;
     // Frames of peers that were quicker; their room bounds their number.
     let mut early = VecDeque::new();
     let inputs = loop {
@@ -90,9 +93,12 @@ fn drive(job: Job, letters: &mut UnboundedReceiver<Letter>, words: &UnboundedSen
             other => early.push_back(other),
         }
     };
-    let rng = entropy.generator(&[b"engine", &assigned.manifest().digest(), &[assigned.slot().0]])?;
-    let (party, conclusion) = assigned.party(&inputs, Cpu, rng)?;
-    drop(inputs);
+    let mut rng = entropy.generator(&[b"engine", &assigned.manifest().digest(), &[assigned.slot().0]])?;
+    let conclusion = assigned.conclusion();
+    // It may have been lost since the last job.
+    let device = devices.open()?.device;
+    let log = Box::new(Kept { store: Arc::clone(&store), nonce });
+    let party = Box::new(Survivor::new(assigned, inputs, &device, &mut *rng, log)?);
     say(words, Word::Ready)?;
     let mut engine = Engine {
         party,
@@ -124,6 +130,26 @@ fn drive(job: Job, letters: &mut UnboundedReceiver<Letter>, words: &UnboundedSen
         if let Some(outcome) = engine.settle()? {
             return say(words, Word::Outcome(outcome, Box::new(conclusion)));
         }
+    }
+}
+
+/// A job's log in the node's store.
+struct Kept {
+    store: Arc<dyn Store>,
+    nonce: Nonce,
+}
+
+impl Log for Kept {
+    fn append(&mut self, index: u32, entry: &[u8]) -> Result<(), String> {
+        self.store.append_log(self.nonce, index, entry).map_err(|e| e.to_string())
+    }
+    fn entry(&self, index: u32) -> Result<Vec<u8>, String> {
+        let entry = self.store.log_entry(self.nonce, index).map_err(|e| e.to_string())?;
+        entry.ok_or_else(|| format!("event {index} is not in this node's store any more"))
+    }
+    fn segment(&self, index: u32) -> Result<Vec<u8>, String> {
+        let segment = self.store.segment(self.nonce, index).map_err(|e| e.to_string())?;
+        segment.ok_or_else(|| format!("segment {index} is not in this node's store any more"))
     }
 }
 

@@ -43,6 +43,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::backend::Devices;
 use crate::entropy::Entropy;
 use crate::job::{self, CheckedManifest};
 use crate::keys::{PublicKey, SecretKey, hex};
@@ -75,6 +76,8 @@ pub struct Config {
     pub deadline: Duration,
     /// randomness; a seed is used for jobs that are marked insecure and no others
     pub entropy: Entropy,
+    /// where it computes
+    pub devices: Arc<Devices>,
     /// caps and time-outs of links
     pub net: net::Limits,
     /// jobs at once; more are refused

@@ -105,7 +105,8 @@ fn start(
         manifest,
     });
     let plan = Arc::clone(assigned.plan());
-    let engine = engine_thread::Job { assigned, nonce, store: Arc::clone(&node.config.store), entropy };
+    let (store, devices) = (Arc::clone(&node.config.store), Arc::clone(&node.config.devices));
+    let engine = engine_thread::Job { assigned, nonce, store, entropy, devices };
     let thread = std::thread::Builder::new().name(format!("job {}", hex(&digest[..4])));
     thread
         .spawn(move || engine_thread::run(engine, letters_in, &words_out))

@@ -20,6 +20,7 @@ struct Kept {
     next: u64,
     record: Option<Vec<u8>>,
     segments: BTreeMap<u32, Vec<u8>>,
+    log: BTreeMap<u32, Vec<u8>>,
 }
 
 impl MemoryStore {
@@ -45,7 +46,7 @@ impl Store for MemoryStore {
     fn begin(&self, nonce: Nonce, digest: [u8; 32]) -> Result<(), StoreError> {
         let mut jobs = self.lock();
         let entry = Entry::begin(jobs.get(&nonce).map(|kept| &kept.entry), &nonce, digest)?;
-        jobs.insert(nonce, Kept { entry, next: 0, record: None, segments: BTreeMap::new() });
+        jobs.insert(nonce, Kept { entry, next: 0, record: None, segments: BTreeMap::new(), log: BTreeMap::new() });
         Ok(())
     }
 
@@ -116,6 +117,18 @@ impl Store for MemoryStore {
         })
     }
 
+    fn append_log(&self, nonce: Nonce, index: u32, entry: &[u8]) -> Result<(), StoreError> {
+        self.with(nonce, |kept| {
+            kept.entry.must_run(&nonce)?;
+            kept.log.insert(index, entry.to_vec());
+            Ok(())
+        })
+    }
+
+    fn log_entry(&self, nonce: Nonce, index: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with(nonce, |kept| Ok(kept.log.get(&index).cloned()))
+    }
+
     fn segments(&self, nonce: Nonce) -> Result<Held, StoreError> {
         self.with(nonce, |kept| {
             let bytes = kept.segments.values().map(|segment| segment.len() as u64).sum();
@@ -127,6 +140,7 @@ impl Store for MemoryStore {
         self.with(nonce, |kept| {
             kept.entry.must_be_over(&nonce)?;
             kept.segments.clear();
+            kept.log.clear();
             Ok(())
         })
     }

@@ -20,7 +20,7 @@
 //! |---|---|
 //! | `begin`, `finish`, `fail`, `check_opened`, `check_passed`, `forget`, `drop_record` | kept once the call has returned |
 //! | `advance` | the cursor, at most [`RESERVE`] rounds past the last used one |
-//! | `put_segment`, `drop_segments_below` | may be undone |
+//! | `put_segment`, `drop_segments_below`, `append_log` | may be undone |
 //!
 //! A lost segment is fetched and verified again, so it needs no sync of its own.
 //!
@@ -286,10 +286,17 @@ pub trait Store: Send + Sync {
     /// Drops the segments with numbers below `index`, once they are used.
     fn drop_segments_below(&self, nonce: Nonce, index: u32) -> Result<(), StoreError>;
 
+    /// Adds an entry to a running job's log. A log serves the process that wrote
+    /// it and may be lost in a crash.
+    fn append_log(&self, nonce: Nonce, index: u32, entry: &[u8]) -> Result<(), StoreError>;
+
+    /// An entry of a job's log; `None` if it was never added or was forgotten.
+    fn log_entry(&self, nonce: Nonce, index: u32) -> Result<Option<Vec<u8>>, StoreError>;
+
     /// What a job's segments take. Cost: one visit to each.
     fn segments(&self, nonce: Nonce) -> Result<Held, StoreError>;
 
-    /// Drops all segments of a job that is over. Nonce, digest, outcome and
+    /// Drops all segments and the log of a job that is over. Nonce, digest, outcome and
     /// record stay.
     ///
     /// # Errors

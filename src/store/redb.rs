@@ -22,6 +22,7 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("beaverdam");
 const JOBS: TableDefinition<&Nonce, &[u8]> = TableDefinition::new("jobs");
 const RECORDS: TableDefinition<&Nonce, &[u8]> = TableDefinition::new("records");
 const SEGMENTS: TableDefinition<(&Nonce, u32), &[u8]> = TableDefinition::new("segments");
+const LOG: TableDefinition<(&Nonce, u32), &[u8]> = TableDefinition::new("log");
 
 /// The format of the tables; another number is another release's store.
 const FORMAT: u64 = 1;
@@ -105,6 +106,7 @@ impl RedbStore {
             txn.open_table(JOBS)?;
             txn.open_table(RECORDS)?;
             txn.open_table(SEGMENTS)?;
+            txn.open_table(LOG)?;
             Ok(())
         })?;
         for (nonce, entry) in self.entries()? {
@@ -299,6 +301,19 @@ impl Store for RedbStore {
         })
     }
 
+    fn append_log(&self, nonce: Nonce, index: u32, entry: &[u8]) -> Result<(), StoreError> {
+        self.entry(nonce)?.must_run(&nonce)?;
+        self.write(Durability::None, |txn| {
+            txn.open_table(LOG)?.insert((&nonce, index), entry)?;
+            Ok(())
+        })
+    }
+
+    fn log_entry(&self, nonce: Nonce, index: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        self.entry(nonce)?;
+        self.read(|txn| Ok(txn.open_table(LOG)?.get((&nonce, index))?.map(|value| value.value().to_vec())))
+    }
+
     fn segments(&self, nonce: Nonce) -> Result<Held, StoreError> {
         self.entry(nonce)?;
         self.read(|txn| {
@@ -315,6 +330,7 @@ impl Store for RedbStore {
         let over = |entry: &mut Entry| entry.must_be_over(&nonce);
         self.change(nonce, over, |txn| {
             txn.open_table(SEGMENTS)?.retain_in((&nonce, 0)..=(&nonce, u32::MAX), |_, _| false)?;
+            txn.open_table(LOG)?.retain_in((&nonce, 0)..=(&nonce, u32::MAX), |_, _| false)?;
             Ok(())
         })
     }

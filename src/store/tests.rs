@@ -91,6 +91,23 @@ fn segments_come_back_and_are_dropped(store: &dyn Store) {
     assert_eq!(store.segments(B).unwrap(), Held { count: 1, bytes: 14 });
 }
 
+fn a_log_comes_back_until_it_is_forgotten(store: &dyn Store) {
+    store.begin(A, DIGEST).unwrap();
+    store.begin(B, DIGEST).unwrap();
+    for index in [0, 1, u32::MAX] {
+        store.append_log(A, index, &vec![index as u8; 1000]).unwrap();
+    }
+    store.append_log(B, 1, b"of another job").unwrap();
+    assert_eq!(store.log_entry(A, u32::MAX).unwrap().unwrap(), [255; 1000]);
+    assert_eq!(store.log_entry(A, 2).unwrap(), None);
+    store.fail(A, "a reason").unwrap();
+    assert!(matches!(store.append_log(A, 2, b""), Err(StoreError::Over { .. })));
+    assert!(matches!(store.append_log([9; 32], 2, b""), Err(StoreError::Unknown { .. })));
+    store.forget(A).unwrap();
+    assert_eq!(store.log_entry(A, 0).unwrap(), None);
+    assert_eq!(store.log_entry(B, 1).unwrap().unwrap(), b"of another job");
+}
+
 fn what_is_forgotten_stays_burnt(store: &dyn Store) {
     store.begin(A, DIGEST).unwrap();
     store.begin(B, DIGEST).unwrap();
@@ -144,6 +161,7 @@ macro_rules! whole_battery {
                 a_round_is_used_once,
                 checks_go_one_at_a_time,
                 segments_come_back_and_are_dropped,
+                a_log_comes_back_until_it_is_forgotten,
                 what_is_forgotten_stays_burnt,
                 unknown_jobs_are_named,
             ]

@@ -23,6 +23,8 @@ mod queue;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use self::tests::{device as test_device, wrong_device};
 
 use std::sync::Arc;
 

@@ -18,7 +18,9 @@
 //! been reported by then; a fault is for ever.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use wgpu::{BufferUsages, MapMode, PollType};
 use zeroize::{Zeroize, Zeroizing};
@@ -444,22 +446,25 @@ impl Queue {
             }
         });
         drop(state);
-        let mapped = Arc::new(Mutex::new(None));
-        let report = Arc::clone(&mapped);
-        landing.map_async(MapMode::Read, ..8 * words as u64, move |result| {
-            *report.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-        });
+        let (report, mapped) = channel();
+        landing.map_async(MapMode::Read, ..8 * words as u64, move |result| drop(report.send(result)));
         let waited = self.0.device.poll(PollType::Wait { submission_index: Some(index), timeout: None });
-        let mapped = mapped.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mapped = loop {
+            if let Some(fault) = self.fault() {
+                return Err(fault);
+            }
+            // Another thread's poll may have taken the callback and not yet run it.
+            match mapped.recv_timeout(Duration::from_millis(1)) {
+                Ok(mapped) => break mapped.is_ok(),
+                Err(RecvTimeoutError::Timeout) => drop(self.0.device.poll(PollType::Poll)),
+                Err(RecvTimeoutError::Disconnected) => break false,
+            }
+        };
+        if waited.is_err() || !mapped {
+            self.0.fault.report(&format!("a download failed ({waited:?})"));
+        }
         if let Some(fault) = self.fault() {
             return Err(fault);
-        }
-        match (waited, mapped) {
-            (Ok(_), Some(Ok(()))) => {}
-            (waited, mapped) => {
-                self.0.fault.report(&format!("a download failed ({waited:?}, {mapped:?})"));
-                return Err(self.fault().unwrap_or_default());
-            }
         }
         let view = landing.get_mapped_range(..8 * words as u64).map_err(|e| e.to_string())?;
         for raw in view.as_chunks().0 {

@@ -31,6 +31,12 @@ fn open(options: Options) -> Option<Gpu> {
     }
 }
 
+/// A device of a test's own that draws wrong words.
+pub fn wrong_device() -> Option<Gpu> {
+    let gpu = open(SOFTWARE())?;
+    Some(Gpu { reject: Fp61Mask(0xf), ..gpu })
+}
+
 const SOFTWARE: fn() -> Options = || Options { software: true, ..Options::default() };
 
 #[test]

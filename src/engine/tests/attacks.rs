@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::cheat::Cheat;
-use super::world::{World, job_of, party, small_program};
+use super::world::{World, device, job_of, party, small_program};
 use crate::backend::cpu::Cpu;
 use crate::engine::frame::{Body, Frame, Kind};
 use crate::engine::tests::world::Verdict;
@@ -377,7 +377,7 @@ fn nodes_with_different_manifests_open_nothing() {
         let mut world = World::new(&program, roster, &inputs, 14);
         // Node 2 was given another job by an equivocating owner.
         let (other, _, nodes) = job_of(&program, roster, &inputs, 15);
-        world.parties[1] = party(&other, Slot(2), &nodes[1], 15);
+        world.parties[1] = party(&device(), &other, Slot(2), &nodes[1], 15);
         world.segments.clear();
         world.run();
         assert!(!world.sent.iter().any(|f| f.header.kind == Kind::Opening));

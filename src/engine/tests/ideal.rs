@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::world::{World, rosters};
-use crate::backend::Backend;
+use super::world::{World, device, rosters};
 use crate::backend::cpu::{Cpu, Words};
+use crate::backend::{Backend, Device};
 use crate::field::Fp61;
 use crate::program::plan::{Material, MaterialId, Part, Plan, Prim, Pub, Reg, Sec};
 use crate::program::random;
@@ -167,12 +167,28 @@ const PROGRAMS: u64 = 60;
 
 #[test]
 fn random_programs_equal_the_ideal_and_lie_within_the_error_bound() {
+    // A software GPU takes a minute for a tenth of them.
+    let device = device();
+    let few = device.can_be_lost();
+    equals_the_ideal(&device, if few { PROGRAMS / 10 } else { PROGRAMS }, if few { 10 } else { 100 });
+}
+
+/// On a device as on the CPU, so on both alike.
+#[cfg(feature = "gpu")]
+#[test]
+fn random_programs_on_a_gpu_equal_the_ideal() {
+    if let Some(gpu) = crate::backend::gpu::test_device() {
+        equals_the_ideal(&Device::Gpu(gpu), PROGRAMS / 10, 10);
+    }
+}
+
+fn equals_the_ideal(device: &Device, programs: u64, at_least_within: usize) {
     let mut within = 0;
     for roster in rosters() {
-        for seed in 0..PROGRAMS {
+        for seed in 0..programs {
             let program = random::program(seed, 12);
             let inputs = random::inputs(&program, seed ^ 0x5eed);
-            let mut world = World::new(&program, roster, &inputs, seed);
+            let mut world = World::on(device, &program, roster, &inputs, seed);
             world.run();
             let outputs = world.outputs();
             let words: Vec<_> = program.encode_inputs(&inputs).unwrap().iter().map(|w| w.to_vec()).collect();
@@ -198,5 +214,5 @@ fn random_programs_equal_the_ideal_and_lie_within_the_error_bound() {
             }
         }
     }
-    assert!(within > 100, "too few programs keep their declarations: {within}");
+    assert!(within > at_least_within, "too few programs keep their declarations: {within}");
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::backend::cpu::Cpu;
+use crate::backend::Device;
 use crate::engine::frame::Frame;
 use crate::engine::{Action, Engine, EngineError, Event, Job, Outcome, Party, Record, Verify};
 use crate::entropy::Entropy;
@@ -61,8 +61,18 @@ pub fn job_of(
 
 impl<'a> World<'a> {
     pub fn new(program: &Program, roster: Roster, inputs: &BTreeMap<String, Vec<f64>>, seed: u64) -> Self {
+        Self::on(&device(), program, roster, inputs, seed)
+    }
+
+    pub fn on(
+        device: &Device,
+        program: &Program,
+        roster: Roster,
+        inputs: &BTreeMap<String, Vec<f64>>,
+        seed: u64,
+    ) -> Self {
         let (job, owner, nodes) = job_of(program, roster, inputs, seed);
-        let parties = roster.slots().zip(&nodes).map(|(slot, node)| party(&job, slot, node, seed)).collect();
+        let parties = roster.slots().zip(&nodes).map(|(slot, node)| party(device, &job, slot, node, seed)).collect();
         let segments = job.stream().unwrap().collect();
         Self {
             job,
@@ -210,10 +220,21 @@ impl<'a> World<'a> {
     }
 }
 
-pub fn party(job: &Prepared, slot: Slot, node: &SecretKey, seed: u64) -> Box<dyn Party> {
+/// Where the parties of these tests compute: with `BEAVERDAM_TEST_BACKEND=gpu`
+/// on a GPU, which may be software.
+pub fn device() -> Device {
+    match std::env::var("BEAVERDAM_TEST_BACKEND").as_deref() {
+        #[cfg(feature = "gpu")]
+        Ok("gpu") => Device::Gpu(crate::backend::gpu::test_device().expect("BEAVERDAM_TEST_BACKEND asks for a GPU")),
+        Ok(other) => panic!("BEAVERDAM_TEST_BACKEND is {other:?}, expected gpu or nothing"),
+        Err(_) => Device::Cpu,
+    }
+}
+
+pub fn party(device: &Device, job: &Prepared, slot: Slot, node: &SecretKey, seed: u64) -> Box<dyn Party> {
     let assigned = Assigned::check(job.assignment(slot), &node.public(), 0, &Limits::unlimited()).unwrap();
     let rng = Entropy::insecure_from_seed(seed).generator(&[b"engine", &[slot.0]]).unwrap();
-    assigned.party(job.inputs(), Cpu, rng).unwrap().0
+    assigned.party(job.inputs(), device, rng).unwrap()
 }
 
 pub fn small_program() -> (Program, BTreeMap<String, Vec<f64>>) {

@@ -1,0 +1,199 @@
+//! A party that outlives its device.
+//!
+//! A party is a function of its job, of the seed of its commitments' nonces and
+//! of the events that it was fed (masks are addressed by the plan, not drawn), so
+//! one whose device is lost can be made again on the CPU: it is fed the same
+//! events and says the same. [`Survivor`] logs every event before the party
+//! sees it. On a loss it replays the log, checks that the frames of the new
+//! party are byte for byte those that have left (a fresh mask under an old
+//! address would give the difference of two values away), and goes on with
+//! the event in which the device failed.
+//!
+//! The other nodes notice a pause. If the replay takes longer than their
+//! deadline, they end the job.
+//!
+//! The log holds what this node has received (shares of masked words, coins, σ)
+//! and nothing secret of its own. Segments stand in it by number, so they must
+//! be kept: actions that would drop them are held back.
+
+use chacha20::ChaCha20Rng;
+use rand_core::{CryptoRng, SeedableRng};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{Assigned, JobError};
+use crate::backend::Device;
+use crate::engine::frame::Frame;
+use crate::engine::{Action, EngineError, Event, Party};
+use crate::roster::Slot;
+use crate::transcript::SignedHeader;
+
+/// Where the events of one job are kept, in order, and where its segments are.
+/// It serves the process that wrote it and no later one.
+pub trait Log: Send {
+    /// Adds an entry.
+    fn append(&mut self, index: u32, entry: &[u8]) -> Result<(), String>;
+    /// An entry, as it was added.
+    fn entry(&self, index: u32) -> Result<Vec<u8>, String>;
+    /// The bytes of a segment that was fed before.
+    fn segment(&self, index: u32) -> Result<Vec<u8>, String>;
+}
+
+/// An event in the log.
+#[derive(Serialize, Deserialize)]
+enum Entry {
+    Start,
+    Frame { from: u8, frame: Vec<u8> },
+    Header(SignedHeader),
+    Segment(u32),
+    Persisted(u32),
+    Deadline(u32),
+}
+
+impl Entry {
+    fn of(event: &Event) -> Self {
+        match event {
+            Event::Start => Self::Start,
+            Event::Frame { from, frame } => Self::Frame { from: from.0, frame: frame.encode() },
+            Event::Header(header) => Self::Header(**header),
+            Event::Segment { index, .. } => Self::Segment(*index),
+            Event::Persisted { token } => Self::Persisted(*token),
+            Event::Deadline { token } => Self::Deadline(*token),
+        }
+    }
+
+    fn event(self, log: &dyn Log) -> Result<Event, String> {
+        Ok(match self {
+            Self::Start => Event::Start,
+            Self::Frame { from, frame } => {
+                Event::Frame { from: Slot(from), frame: Frame::decode(&frame).map_err(|e| e.to_string())? }
+            }
+            Self::Header(header) => Event::Header(Box::new(header)),
+            Self::Segment(index) => Event::Segment { index, bytes: log.segment(index)? },
+            Self::Persisted(token) => Event::Persisted { token },
+            Self::Deadline(token) => Event::Deadline { token },
+        })
+    }
+}
+
+/// A party on a device that may be lost, and what makes it again.
+pub struct Survivor {
+    assigned: Assigned,
+    inputs: Vec<Vec<u8>>,
+    seed: Zeroizing<[u8; 32]>,
+    party: Box<dyn Party>,
+    log: Box<dyn Log>,
+    logged: u32,
+    /// hash of all entries of the log, in order
+    heard: blake3::Hasher,
+    /// hash of all frames that have left, in order
+    said: blake3::Hasher,
+    /// the party is on the CPU, which is not lost
+    safe: bool,
+}
+
+impl Survivor {
+    /// A party of this job on a device. `rng` gives the seed from which the
+    /// party draws its commitments' nonces, each time that it is made.
+    pub fn new(
+        assigned: Assigned,
+        inputs: Vec<Vec<u8>>,
+        device: &Device,
+        rng: &mut dyn CryptoRng,
+        log: Box<dyn Log>,
+    ) -> Result<Self, JobError> {
+        let mut seed = Zeroizing::new([0; 32]);
+        rng.fill_bytes(&mut *seed);
+        let party = assigned.party(&inputs, device, Box::new(ChaCha20Rng::from_seed(*seed)))?;
+        let safe = !device.can_be_lost();
+        let inputs = if safe { Vec::new() } else { inputs };
+        Ok(Self {
+            assigned,
+            inputs,
+            seed,
+            party,
+            log,
+            logged: 0,
+            heard: blake3::Hasher::new(),
+            said: blake3::Hasher::new(),
+            safe,
+        })
+    }
+
+    /// Whether the device was lost and the party made again.
+    pub fn is_rebuilt(&self) -> bool {
+        self.safe && self.logged > 0
+    }
+
+    /// A new party on the CPU, where the log has led it; what the last event
+    /// made it do.
+    fn replay(&mut self) -> Result<Vec<Action>, String> {
+        let rng = Box::new(ChaCha20Rng::from_seed(*self.seed));
+        self.party = self.assigned.party(&self.inputs, &Device::Cpu, rng).map_err(|e| e.to_string())?;
+        // A party fed with other words would go on, and mask other values.
+        let mut heard = blake3::Hasher::new();
+        for index in 0..self.logged {
+            heard.update(&self.log.entry(index)?);
+        }
+        if heard.finalize() != self.heard.finalize() {
+            return Err("the log of the job is not what was written to it".to_owned());
+        }
+        let mut said = blake3::Hasher::new();
+        for index in 0..self.logged {
+            let entry = postcard::from_bytes::<Entry>(&self.log.entry(index)?).map_err(|e| e.to_string())?;
+            let actions = self.party.step(entry.event(&*self.log)?).map_err(|e| e.to_string())?;
+            if index + 1 < self.logged {
+                hear(&mut said, &actions);
+                continue;
+            }
+            if said.finalize() != self.said.finalize() {
+                return Err("made again, this node would have said something else than it has said".to_owned());
+            }
+            self.safe = true;
+            self.inputs = Vec::new();
+            return Ok(actions);
+        }
+        Err("nothing was logged".to_owned())
+    }
+}
+
+/// Adds the frames among some actions to a hash.
+fn hear(said: &mut blake3::Hasher, actions: &[Action]) {
+    for action in actions {
+        if let Action::Send { frame, .. } = action {
+            said.update(&frame.encode());
+        }
+    }
+}
+
+impl Party for Survivor {
+    fn step(&mut self, event: Event) -> Result<Vec<Action>, EngineError> {
+        if self.safe {
+            return self.party.step(event);
+        }
+        let entry = postcard::to_stdvec(&Entry::of(&event)).expect("plain data always encodes");
+        self.log.append(self.logged, &entry).map_err(EngineError::Replay)?;
+        self.heard.update(&entry);
+        self.logged += 1;
+        let mut actions = match self.party.step(event) {
+            Err(lost) if lost.is_of_device() => {
+                tracing::warn!(reason = %lost, "the job goes on on the CPU, from the log of {} events", self.logged);
+                self.replay().map_err(|reason| EngineError::Replay(format!("{reason}; first, {lost}")))?
+            }
+            done => done?,
+        };
+        if !self.safe {
+            hear(&mut self.said, &actions);
+            actions.retain(|action| !matches!(action, Action::DropSegments { .. }));
+        }
+        Ok(actions)
+    }
+
+    fn progress(&self) -> (usize, usize) {
+        self.party.progress()
+    }
+
+    fn largest_frame(&self) -> usize {
+        self.party.largest_frame()
+    }
+}
