@@ -108,7 +108,7 @@ enum Letter {
 }
 
 /// Every node on its own thread, the dealer on another.
-fn compute(
+pub(crate) fn compute(
     job: &Prepared,
     nodes: &[SecretKey],
     entropy: Entropy,

@@ -13,6 +13,8 @@ pub mod blocking;
 mod client;
 mod prepare;
 mod read;
+#[cfg(test)]
+mod tests;
 
 #[cfg(feature = "net")]
 pub use client::{ClientError, Node, Progress, cancel, fetch, submit, wait};
