@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::cheat::Cheat;
 use super::world::{World, device, job_of, party, small_program};
 use crate::backend::cpu::Cpu;
-use crate::engine::frame::{Body, Frame, Kind};
+use crate::engine::frame::{Body, Frame, FrameError, Kind};
 use crate::engine::tests::world::Verdict;
 use crate::engine::{Action, EngineError, Event, Record};
-use crate::field::Fp61;
+use crate::field::{Fp61, P};
 use crate::material::SegmentStream;
 use crate::roster::{Roster, Slot};
 use crate::sharing::{DecodeError, Shamir, SlotKeys, Spdz, job_keys};
@@ -32,6 +32,19 @@ fn bump(frame: &mut Frame, word: usize) {
     let Body::Words(words) = &mut frame.body else { panic!("not an opening") };
     let words = Arc::make_mut(words);
     words[word] += Fp61::ONE;
+}
+
+/// Another body of the same form: a flipped bit, or a 1 added to a word.
+fn falsify(frame: &mut Frame) {
+    match &mut frame.body {
+        Body::Digest(digest) => digest[0] ^= 1,
+        Body::Opening(opening) => {
+            let mut bytes = postcard::to_stdvec(opening).unwrap();
+            bytes[5] ^= 1;
+            *opening = postcard::from_bytes(&bytes).unwrap();
+        }
+        Body::Words(_) => bump(frame, 0),
+    }
 }
 
 fn words(frame: &Frame) -> usize {
@@ -147,16 +160,73 @@ fn spdz_nobody_opens_before_all_commitments_are_there() {
 }
 
 #[test]
+fn spdz_a_node_that_vanishes_after_the_honest_sigmas_burns_the_check() {
+    // It has seen the other σ and says nothing more: with a second check over
+    // the same α it could compute α.
+    for kind in [Kind::SigmaOpen, Kind::Passed] {
+        let mut world = World::small(spdz(), 8);
+        world.adversary = Box::new(move |frame| match frame.header {
+            h if h.from == Slot(1) && h.kind == kind => Verdict::Swallow,
+            _ => Verdict::Deliver,
+        });
+        world.run();
+        let sigmas = |f: &&Frame| f.header.kind == Kind::SigmaOpen && f.header.to == Slot(1);
+        assert_eq!(world.sent.iter().filter(sigmas).count(), 2, "no σ was there to be seen");
+        let token = world.sent.iter().filter(|f| f.header.kind == kind).map(|f| f.header.step).max().unwrap();
+        for honest in [2, 3] {
+            world.step(Slot(honest), Event::Deadline { token });
+            assert_eq!(world.error(honest), &EngineError::Silent { missing: vec![Slot(1)], kind });
+            // What is on disk refuses α_i for ever.
+            let records = &world.records[&Slot(honest)];
+            assert!(records.contains(&Record::CheckOpened { check: 0 }));
+            assert!(!records.contains(&Record::CheckPassed { check: 0 }));
+        }
+        world.assert_nothing_released(&[1]);
+    }
+}
+
+#[test]
+fn spdz_a_sigma_that_is_not_canonical_ends_the_job() {
+    // σ + p, committed and opened by the rules: reduced, the sum would be 0.
+    let mut honest = World::small(spdz(), 26);
+    honest.run();
+    let is_sigma = |f: &&Frame| f.header.kind == Kind::SigmaOpen && f.header.from == Slot(1);
+    let Body::Opening(opening) = &honest.sent.iter().find(is_sigma).unwrap().body else { panic!() };
+    let bytes = postcard::to_stdvec(opening).unwrap();
+    let sigma = u64::from_le_bytes(bytes[bytes.len() - 8..].try_into().unwrap()) + P;
+
+    let mut world = World::small(spdz(), 26);
+    let manifest = world.job.manifest().digest();
+    let transcript = Cell::new([0; 32]);
+    world.adversary = Box::new(move |frame| {
+        if frame.header.from == Slot(1) {
+            let point = CheckPoint { manifest, epoch: 0, view: 0, check: 0, transcript: transcript.get() };
+            let (c, o) = Commitment::commit(&point, Purpose::Sigma, Slot(1), [1; 32], &sigma.to_le_bytes());
+            match &frame.body {
+                Body::Digest(digest) if frame.header.kind == Kind::Freeze => transcript.set(*digest),
+                Body::Digest(_) if frame.header.kind == Kind::SigmaCommit => frame.body = Body::Digest(c.to_bytes()),
+                Body::Opening(_) if frame.header.kind == Kind::SigmaOpen => frame.body = Body::Opening(o),
+                _ => {}
+            }
+        }
+        Verdict::Deliver
+    });
+    world.run();
+    for slot in [2, 3] {
+        let error = world.error(slot);
+        assert!(matches!(error, EngineError::Frame { from: Slot(1), source: FrameError::Word(_) }), "{error}");
+    }
+    world.assert_nothing_released(&[1]);
+}
+
+#[test]
 fn spdz_an_opening_that_does_not_fit_its_commitment_ends_the_job() {
     // The answer to our reveal: another σ than committed to.
     for kind in [Kind::CoinOpen, Kind::SigmaOpen] {
         let mut world = World::small(spdz(), 4);
         world.adversary = Box::new(move |frame| {
             if frame.header.from == Slot(1) && frame.header.kind == kind {
-                let Body::Opening(opening) = &frame.body else { panic!() };
-                let mut bytes = postcard::to_stdvec(opening).unwrap();
-                bytes[5] ^= 1;
-                frame.body = Body::Opening(postcard::from_bytes(&bytes).unwrap());
+                falsify(frame);
             }
             Verdict::Deliver
         });
@@ -403,29 +473,75 @@ fn a_different_final_transcript_is_not_released() {
     }
 }
 
+#[test]
+fn what_one_node_is_told_differently_ends_the_job_there_in_every_phase() {
+    let check = [
+        Kind::Agree,
+        Kind::Segment,
+        Kind::Freeze,
+        Kind::CoinCommit,
+        Kind::CoinOpen,
+        Kind::CoinAgree,
+        Kind::SigmaCommit,
+        Kind::SigmaOpen,
+        Kind::Passed,
+    ];
+    for (roster, phases) in [(spdz(), &check[..]), (shamir(4, 1), &[Kind::Agree, Kind::Segment, Kind::Finish])] {
+        for &kind in phases {
+            let mut world = World::small(roster, 27);
+            let hit = Rc::new(Cell::new(false));
+            let seen = hit.clone();
+            world.adversary = Box::new(move |frame| {
+                let h = frame.header;
+                if h.from == Slot(1) && h.to == Slot(2) && h.kind == kind {
+                    falsify(frame);
+                    seen.set(true);
+                }
+                Verdict::Deliver
+            });
+            world.run();
+            assert!(hit.get(), "{roster} has no {kind}");
+            let error = world.error(2);
+            let commitment =
+                matches!(error, EngineError::Transcript(TranscriptError::Commitment { from: Slot(1), .. }));
+            let named = matches!(error, EngineError::Disagree { from: Slot(1), what } if *what == kind);
+            assert!(named || commitment, "{roster}, {kind}: {error}");
+            // In the last exchange the others have all that they wait for;
+            // without node 2's receipt no reader takes what they release.
+            if !matches!(kind, Kind::Passed | Kind::Finish) {
+                world.assert_nothing_released(&[]);
+            }
+        }
+    }
+}
+
 // --- the dealer's stream ---------------------------------------------------------------
 
 #[test]
 fn a_changed_segment_is_refused_before_anything_depends_on_it() {
-    for roster in [shamir(4, 1), spdz()] {
+    for (roster, to_all) in [(shamir(4, 1), false), (shamir(4, 1), true), (spdz(), false), (spdz(), true)] {
         for damage in 0..3 {
             let mut world = World::small(roster, 17);
             world.segment_for = Box::new(move |slot, _, bytes| {
-                if slot == Slot(2) {
+                if to_all || slot == Slot(2) {
                     match damage {
-                        0 => bytes[0] ^= 1,                    // Δ + δ to one node
+                        0 => bytes[0] ^= 1,                    // Δ + δ
                         1 => bytes.truncate(bytes.len() - 8),  // too short
                         _ => bytes.extend_from_slice(&[0; 8]), // too long
                     }
                 }
             });
             world.run();
-            let error = world.error(2);
-            let refused =
-                matches!(error, EngineError::Transcript(TranscriptError::Root { .. } | TranscriptError::Length { .. }));
-            assert!(refused, "{error}");
-            let spoke = world.sent.iter().any(|f| f.header.from == Slot(2) && f.header.kind == Kind::Opening);
-            assert!(!spoke, "a share that depends on an unverified segment was sent");
+            for slot in world.slots().into_iter().filter(|slot| to_all || *slot == Slot(2)) {
+                let error = world.error(slot.0);
+                let refused = matches!(
+                    error,
+                    EngineError::Transcript(TranscriptError::Root { .. } | TranscriptError::Length { .. })
+                );
+                assert!(refused, "{error}");
+                let spoke = world.sent.iter().any(|f| f.header.from == slot && f.header.kind == Kind::Opening);
+                assert!(!spoke, "a share that depends on an unverified segment was sent");
+            }
         }
     }
 }
