@@ -186,7 +186,7 @@ fn a_job_from_keygen_to_verify() {
     assert_eq!(scene.read("bob/positive.csv"), "1\n1\n");
     assert!(!scene.path("bob/z.csv").exists());
     // Results are not overwritten.
-    assert!(refused(&strs(&fetch)).contains("positive.csv"));
+    assert!(refused(&strs(&fetch)).contains("positive.csv exists already"));
 
     let verified = ok(&strs(&scene.job("verify", "owner.key")));
     assert!(verified.contains("1 of 2 are for this key") && verified.contains("all 4 nodes signed"), "{verified}");
@@ -268,7 +268,10 @@ fn bad_input_is_one_clear_line() {
 
     assert!(submit("--roster", &scene.at("repeated.toml")).contains("numbers 2 and 4"));
     assert!(submit("--roster", &scene.at("nowhere.toml")).contains("cannot read"));
-    assert!(submit("--program", &scene.at("x.csv")).contains("not a program"));
+    let message = submit("--program", &scene.at("x.csv"));
+    assert!(message.contains("x.csv: these bytes are not a program"), "{message}");
+    let message = submit("--ticket", &scene.at("x.csv"));
+    assert!(message.contains("x.csv exists already") && message.contains("--ticket"), "{message}");
     assert!(submit("--key", &scene.at("nowhere.key")).contains("nowhere.key"));
     assert!(submit("--key", &scene.at("x.csv")).contains("x.csv"));
     assert!(submit("--input", &x("short.csv")).contains("expected 2 rows of 3"));

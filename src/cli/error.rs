@@ -81,6 +81,14 @@ pub enum CliError {
         /// why
         source: std::io::Error,
     },
+    /// A file that would be overwritten.
+    #[error("{path} exists already and is never overwritten: choose another path with {flag}, or move it away")]
+    Exists {
+        /// the file
+        path: String,
+        /// which flag chose it
+        flag: &'static str,
+    },
     /// A roster file.
     #[error("{path}: {source}")]
     RosterFile {

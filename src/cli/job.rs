@@ -157,7 +157,7 @@ impl Submit {
         drop(inputs);
         let ticket = prepared.ticket();
         // First, so that no job runs whose result nobody could fetch.
-        create(&self.ticket, &ticket.to_bytes())?;
+        create(&self.ticket, &ticket.to_bytes(), "--ticket")?;
         let mut bar = Bar::new(roster.roster());
         let submitted = blocking::submit(&prepared, &owner, &nodes, &Limits::default(), |p| bar.show(p));
         drop(bar);
@@ -287,25 +287,32 @@ fn must_hold(program: &Program, inputs: &BTreeMap<String, Vec<f64>>) -> Result<(
     }
 }
 
-/// A new file that only its owner can read.
-fn create(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+/// A new file that only its owner can read, at the path that a flag chose.
+fn create(path: &Path, bytes: &[u8], flag: &'static str) -> Result<(), CliError> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let written = options.open(path).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    written.map_err(CliError::file("create", path))
+    written.map_err(unless_it_exists(path, flag))
+}
+
+fn unless_it_exists(path: &Path, flag: &'static str) -> impl FnOnce(std::io::Error) -> CliError {
+    move |e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => CliError::Exists { path: path.display().to_string(), flag },
+        _ => CliError::file("create", path)(e),
+    }
 }
 
 fn write(directory: &Path, plan: &Plan, results: &Results) -> Result<(), CliError> {
-    std::fs::create_dir_all(directory).map_err(CliError::file("create", directory))?;
+    std::fs::create_dir_all(directory).map_err(unless_it_exists(directory, "--out"))?;
     for (number, output) in plan.outputs.iter().enumerate() {
         let Some(values) = results.outputs.get(&output.name) else { continue };
         let clash = plan.outputs.iter().enumerate().any(|(i, o)| i != number && plain(&o.name) == plain(&output.name));
         let name = if clash { format!("{}-{number}.csv", plain(&output.name)) } else { plain(&output.name) + ".csv" };
         let path = directory.join(name);
         let signature = Signature { ty: output.ty, shape: output.shape.clone() };
-        create(&path, to_csv(&signature, values).as_bytes())?;
+        create(&path, to_csv(&signature, values).as_bytes(), "--out")?;
         println!("{} {} {}", output.name, output.shape, path.display());
     }
     Ok(())

@@ -116,6 +116,14 @@ pub enum ProgramError {
         /// why
         source: std::io::Error,
     },
+    /// A file holds no usable program.
+    #[error("program file {path}: {source}")]
+    Content {
+        /// which file
+        path: String,
+        /// why
+        source: Box<ProgramError>,
+    },
     /// The inputs given to a dry run are not the program's inputs.
     #[error("dry run: input {name:?} has {found}, expected {expected}")]
     Input {

@@ -58,7 +58,8 @@ impl Program {
             return Err(ProgramError::Limit { what: "bytes", found: bytes.len() as u64, max: MAX_BYTES as u64 });
         }
         let Some(body) = bytes.strip_prefix(MAGIC) else {
-            return Err(refused(format!("they begin with {:02x?}, not {MAGIC:02x?}", &bytes[..bytes.len().min(8)])));
+            // What they begin with is not shown: it may be a file of secrets, given by mistake.
+            return Err(refused("they do not begin as one does".into()));
         };
         let unchecked: Unchecked = postcard::from_bytes(body).map_err(|error| refused(error.to_string()))?;
         let mut checker = Checker::new();
@@ -86,7 +87,8 @@ impl Program {
         std::fs::File::open(&path)
             .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
             .map_err(|source| file_error(path.as_ref(), source))?;
-        Self::from_bytes(&bytes)
+        let path = || path.as_ref().display().to_string();
+        Self::from_bytes(&bytes).map_err(|e| ProgramError::Content { path: path(), source: Box::new(e) })
     }
 
     /// Names the program in manifests and transcripts: BLAKE3 of
@@ -207,7 +209,7 @@ mod tests {
         for bytes in [&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01][..], &[0xff; 9], &[]] {
             assert!(Program::from_bytes(&[MAGIC, bytes].concat()).is_err());
         }
-        assert!(Program::from_bytes(b"beavprg\x02").unwrap_err().to_string().contains("begin with"));
+        assert!(Program::from_bytes(b"beavprg\x02").unwrap_err().to_string().contains("begin as one"));
     }
 
     #[test]
