@@ -139,7 +139,7 @@ pub enum NetError {
         peer: String,
     },
     /// The link broke.
-    #[error("the link with {peer} broke: {source}; dial again")]
+    #[error("the link with {peer} broke: {source}; see whether it still runs and can be reached")]
     Lost {
         /// the peer
         peer: String,
