@@ -78,11 +78,11 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Fault> {
     let roster = args.roster.roster()?;
+    let built_in = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/breast_cancer.csv"));
+    let data = Data::read(args.data.as_ref().unwrap_or(&built_in))?;
     // Before anything is computed: can the curve be written?
     let writable = std::fs::OpenOptions::new().append(true).create(true).open(&args.out);
     writable.map_err(|e| format!("cannot write {}: {e}", args.out.display()))?;
-    let built_in = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/breast_cancer.csv"));
-    let data = Data::read(args.data.as_ref().unwrap_or(&built_in))?;
     let (rows, test_rows, features) = (data.train.labels.len(), data.test.labels.len(), data.features);
     println!("{rows} samples to train on and {test_rows} to test on, {features} features, {} epochs", args.epochs);
 
