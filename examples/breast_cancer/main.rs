@@ -16,11 +16,11 @@ mod curve;
 mod data;
 mod plain;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use beaverdam::cli::{self, RosterArgs};
 use beaverdam::entropy::Entropy;
@@ -127,11 +127,15 @@ fn run(args: &Args) -> Result<(), Fault> {
         note: "breast cancer example",
     };
     let prepared = prepare(&owner, &request, entropy)?;
-    // The first round is over when the first node says so.
-    let mut opened: Option<Duration> = None;
+    // The nodes begin to talk when the last one has verified its inputs; the
+    // dealing that goes on from there counts as online.
+    let (mut verified, mut begun) = (BTreeSet::new(), None);
     let mut show = |progress: Progress| {
-        if matches!(progress, Progress::Round { round: 1.., .. }) {
-            opened.get_or_insert(clock.elapsed());
+        if let Progress::Stored { slot, .. } = progress
+            && verified.insert(slot)
+            && verified.len() == usize::from(roster.nodes())
+        {
+            begun = Some(clock.elapsed());
         }
         bar.show(progress);
     };
@@ -140,7 +144,7 @@ fn run(args: &Args) -> Result<(), Fault> {
     let ticket = prepared.ticket();
     let concluded = blocking::wait(&owner, &ticket, agents.nodes(), &Limits::default(), &mut show)?;
     let total = clock.elapsed();
-    let offline = opened.map_or(stored, |opened| opened.min(stored));
+    let offline = begun.unwrap_or(stored);
     drop(bar);
     let results = read(&owner, &ticket, &concluded)?;
     let cost = prepared.plan().cost();
@@ -159,7 +163,7 @@ fn run(args: &Args) -> Result<(), Fault> {
         outcome.accuracy, outcome.plain_accuracy
     );
     println!("largest difference of a weight {:.2e}", outcome.max_weight_error);
-    println!("offline (masking, dealing)     {offline:.2} s");
+    println!("offline (masking, inputs)      {offline:.2} s");
     println!("online (first to last message) {online:.2} s");
     println!("CPU, all processes             {}", shown(usage.cpu_seconds, "s"));
     println!("peak memory, largest node      {}", shown(usage.peak_mb, "MB"));
