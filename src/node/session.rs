@@ -336,7 +336,7 @@ impl Driver {
                 match frame.as_deref().map(Peer::decode) {
                     Ok(Some(Peer::Done)) => drop(self.done.insert(from)),
                     Ok(Some(Peer::Abort(reason))) => {
-                        tracing::warn!(%from, reason, "a node failed after the job was done here");
+                        tracing::warn!(%from, reason, "a node failed after the job was over here");
                         self.gone.insert(from);
                     }
                     Ok(_) => {}
