@@ -3,11 +3,12 @@
 
 #![cfg(feature = "cli")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use beaverdam::program::{Builder, Program, Type};
+use beaverdam::program::{Builder, Program, Tensor, Type};
 
 fn beaverdam() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_beaverdam"));
@@ -235,6 +236,60 @@ fn a_job_from_keygen_to_verify() {
     let message = refused(&strs(&scene.submit(&[("--ticket", &ticket)])));
     assert!(message.contains("node 3"), "{message}");
     assert!(!scene.path("second.ticket").exists());
+}
+
+/// What a node tells anybody.
+fn health(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_node_that_is_killed_in_the_middle_of_a_job_ends_it_and_nothing_is_revealed() {
+    let mut scene = Scene::new(4);
+    // Tens of segments of material, so that it cannot be over before the kill.
+    let b = Builder::new();
+    let x = b.input("x", "alice", Type::fixed(-1.0..=1.0), [20_000]);
+    let square = |_: &Builder, s: &[Tensor]| (vec![(&s[0] * &s[0]).declare("square", -1.0..=1.0)], vec![]);
+    let (ends, _) = b.repeat(100, std::slice::from_ref(&x), square);
+    b.output("z", "alice", &ends[0]);
+    b.finish().unwrap().save(scene.path("long.program")).unwrap();
+    scene.write("long.csv", "0.5\n".repeat(20_000));
+    let (program, input) = (scene.at("long.program"), format!("x={}", scene.at("long.csv")));
+    let file = |name| scene.at(name);
+    let mut owner = beaverdam()
+        .args(["submit", "--program", &program, "--input", &input, "--roster", &file("roster.toml")])
+        .args(["--key", &file("owner.key"), "--ticket", &file("job.ticket"), "--wait", "--out", &file("results")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let roster = scene.read("roster.toml");
+    let address = roster.lines().filter_map(|l| l.strip_prefix("address = ")).nth(2).unwrap().trim_matches('"');
+    while !health(address).contains("\"jobs_running\":1") {
+        assert!(owner.try_wait().unwrap().is_none(), "the job ended before the node was killed");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let mut victim = scene.nodes[2].take().unwrap();
+    victim.kill().unwrap(); // SIGKILL on Unix
+    victim.wait().unwrap();
+
+    let out = owner.wait_with_output().unwrap();
+    let message = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{message}");
+    assert!(message.starts_with("error: ") && message.trim_end().lines().count() == 1, "{message}");
+    assert!(message.contains("node 3"), "{message}");
+    assert!(!scene.path("results").exists());
+    // The others have ended it too, and serve on.
+    let others = roster.lines().filter_map(|l| l.strip_prefix("address = ")).enumerate().filter(|(i, _)| *i != 2);
+    for (_, address) in others {
+        while !health(address.trim_matches('"')).contains("\"jobs_running\":0,\"jobs_done\":0,\"jobs_failed\":1") {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
 }
 
 /// How postcard writes a length.
