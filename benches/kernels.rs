@@ -1,24 +1,24 @@
-//! How fast the local half of the protocol runs: field slices, expansion and
-//! the kernels of the CPU backend. `RAYON_NUM_THREADS=1` gives the figures of
-//! one thread.
+//! How fast the local half of the protocol runs: field slices, and every kernel
+//! of the CPU backend and of the GPU's. `RAYON_NUM_THREADS=1` gives the figures
+//! of one thread. Software GPUs are refused, unless
+//! `BEAVERDAM_ALLOW_SOFTWARE_GPU=1`.
 
+use beaverdam::backend::trial;
 use beaverdam::backend::{Backend, cpu::Cpu};
 use beaverdam::field::{Fp61, slice};
-use beaverdam::prg::{Address, Domain, PrgKey, Stream};
-use beaverdam::tensor::{Dims, View};
+use beaverdam::prg::{Address, Domain, PrgKey};
+use beaverdam::tensor::Dims;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const WORDS: usize = 1_000_000;
-
-fn stream(op: u32) -> Stream {
-    PrgKey([3; 32]).stream(Address { domain: Domain::Value, input: false, op, part: 0, attempt: 0 })
-}
+const SIDE: usize = 512;
 
 fn words(n: usize, op: u32) -> Vec<Fp61> {
     let mut words = vec![Fp61::ZERO; n];
-    stream(op).fill(0, &mut words);
+    let address = Address { domain: Domain::Value, input: false, op, part: 0, attempt: 0 };
+    PrgKey([3; 32]).stream(address).fill(0, &mut words);
     words
 }
 
@@ -32,48 +32,57 @@ fn field(c: &mut Criterion) {
     group.bench_function("dot", |b| b.iter(|| slice::dot(black_box(&out), &x)));
 }
 
-fn expansion(c: &mut Criterion) {
-    let mut group = c.benchmark_group("expand");
-    group.throughput(Throughput::Elements(WORDS as u64));
-    let k = words(3, 9);
-    let one = [(Fp61::ONE, stream(1))];
-    let three: Vec<_> = (0..3).map(|i| (k[i], stream(i as u32))).collect();
-    group.bench_function("1 stream", |b| b.iter(|| Cpu.expand(WORDS, &one, None)));
-    group.bench_function("3 streams", |b| b.iter(|| Cpu.expand(WORDS, &three, None)));
+/// Every kernel; `finish` waits until a device has done what it was told.
+fn kernels_of<B: Backend>(c: &mut Criterion, backend: &B, finish: &dyn Fn()) {
+    let mut group = c.benchmark_group(backend.name());
+    for trial in trial::all(backend, WORDS, SIDE) {
+        group.throughput(Throughput::Elements(trial.work));
+        group.bench_function(trial.name, |b| {
+            b.iter_custom(|runs| {
+                let clock = Instant::now();
+                (0..runs).for_each(|_| drop(black_box(trial.run())));
+                finish();
+                clock.elapsed()
+            });
+        });
+    }
 }
 
-fn elementwise(c: &mut Criterion) {
-    let mut group = c.benchmark_group("elementwise");
+fn cpu(c: &mut Criterion) {
+    kernels_of(c, &Cpu, &|| {});
+    let mut group = c.benchmark_group("cpu");
     group.throughput(Throughput::Elements(WORDS as u64));
-    let dims = Dims::Elementwise(WORDS);
-    let v: Vec<_> = (0..5).map(|i| Cpu.load(words(WORDS, i))).collect();
-    let k = words(1, 9)[0];
-    let terms = [(Fp61::ONE, &v[0]), (-Fp61::ONE, &v[1])];
-    group.bench_function("x - y", |b| b.iter(|| Cpu.linear(WORDS, &terms, Fp61::ZERO)));
-    group.bench_function("product", |b| b.iter(|| Cpu.product(dims, &v[0], &v[1], None)));
-    group.bench_function("beaver", |b| b.iter(|| Cpu.beaver(dims, &v[0], &v[1], &v[2], &v[3], &v[4], k)));
-    let view = View::Transpose { outer: 1, rows: 1000, cols: 1000 };
-    group.bench_function("transpose", |b| b.iter(|| Cpu.view(&view, &[&v[0]])));
     group.bench_function("load and wipe", |b| {
         b.iter_batched(|| vec![Fp61::ONE; WORDS], |words| Cpu.load(words), BatchSize::LargeInput);
     });
-}
-
-fn matrices(c: &mut Criterion) {
-    let mut group = c.benchmark_group("matrix");
-    for (name, m, k, n) in
-        [("256^3", 256, 256, 256), ("512^3", 512, 512, 512), ("455x30x1", 455, 30, 1), ("1x1000x1000", 1, 1000, 1000)]
-    {
+    for (m, k, n) in [(256, 256, 256), (455, 30, 1), (1, 1000, 1000)] {
         let dims = Dims::Matmul { m, k, n };
         group.throughput(Throughput::Elements(dims.multiplications()));
         let (x, y) = (Cpu.load(words(m * k, 1)), Cpu.load(words(k * n, 2)));
-        group.bench_function(name, |b| b.iter(|| Cpu.product(dims, &x, &y, None)));
+        group.bench_function(format!("matrix product {m}x{k}x{n}"), |b| b.iter(|| Cpu.product(dims, &x, &y, None)));
     }
+}
+
+#[cfg(feature = "gpu")]
+fn gpu(c: &mut Criterion) {
+    use beaverdam::backend::gpu::{Gpu, Options};
+    match Gpu::open(Options::default()) {
+        Ok(gpu) => {
+            println!("the GPU is {}", gpu.adapter());
+            kernels_of(c, &gpu, &|| gpu.settle());
+        }
+        Err(error) => println!("the GPU's kernels are not measured: {error}"),
+    }
+}
+
+#[cfg(not(feature = "gpu"))]
+fn gpu(_: &mut Criterion) {
+    println!("the GPU's kernels are not measured: this build lacks the feature `gpu`");
 }
 
 criterion_group! {
     name = kernels;
     config = Criterion::default().sample_size(20).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
-    targets = field, expansion, elementwise, matrices
+    targets = field, cpu, gpu
 }
 criterion_main!(kernels);

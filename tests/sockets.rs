@@ -27,6 +27,10 @@ struct Served {
 }
 
 fn serve(allow: Allow, deadline: Duration, max_jobs: usize, store: Arc<dyn Store>) -> Served {
+    serve_on(Devices::new(Choice::Cpu, None), allow, deadline, max_jobs, store)
+}
+
+fn serve_on(devices: Devices, allow: Allow, deadline: Duration, max_jobs: usize, store: Arc<dyn Store>) -> Served {
     let key = Arc::new(SecretKey::generate().unwrap());
     let public = key.public();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -39,7 +43,7 @@ fn serve(allow: Allow, deadline: Duration, max_jobs: usize, store: Arc<dyn Store
         limits: job::Limits::default(),
         deadline,
         entropy: Entropy::system(),
-        devices: Arc::new(Devices::new(Choice::Cpu, None)),
+        devices: Arc::new(devices),
         net: Limits::default(),
         max_jobs,
     };
@@ -141,6 +145,46 @@ fn a_job_runs_on_every_scheme_and_its_owner_may_leave_in_between() {
             assert_eq!(s.store.segments(nonce).unwrap().count, 0);
             assert_eq!(s.store.state(nonce).unwrap(), Some(JobState::Finished));
         }
+    }
+}
+
+/// Two nodes compute on GPUs, one of which is lost in the middle of the job.
+#[cfg(feature = "gpu")]
+#[test]
+fn a_job_goes_on_when_a_node_loses_its_gpu() {
+    use beaverdam::backend::gpu::{Gpu, Options};
+    let open = || Gpu::open(Options { software: true, ..Options::default() });
+    let (lost, kept) = match (open(), open()) {
+        (Ok(lost), Ok(kept)) => (lost, kept),
+        (Err(error), _) | (_, Err(error)) => {
+            assert!(std::env::var_os("BEAVERDAM_REQUIRE_GPU").is_none_or(|v| v != "1"), "a GPU is required: {error}");
+            eprintln!("THIS TEST DID NOT RUN: {error}");
+            return;
+        }
+    };
+    for roster in [Roster::shamir(4, 1).unwrap(), Roster::spdz(3).unwrap()] {
+        let owner = owner();
+        let on = |devices| serve_on(devices, only(&owner), PATIENT, 4, Arc::new(MemoryStore::new()));
+        let mut served = vec![on(Devices::of(lost.clone())), on(Devices::of(kept.clone()))];
+        served.extend((2..roster.nodes()).map(|_| on(Devices::new(Choice::Cpu, None))));
+        let nodes = nodes(&served);
+        let prepared = job(&owner, roster, &nodes, 20_000, None);
+        let before = (lost.traffic(), kept.traffic());
+        let begun = |p: &Progress| matches!(p, Progress::Round { round: 1.., .. });
+        let destroy = |p: Progress| {
+            if begun(&p) {
+                lost.destroy();
+            }
+        };
+        runtime().block_on(submit(&prepared, &owner, &nodes, &Limits::default(), destroy)).unwrap();
+        let ticket = prepared.ticket();
+        let concluded = runtime().block_on(wait(&owner, &ticket, &nodes, &Limits::default(), destroy)).unwrap();
+        let results = read(&owner, &ticket, &concluded).unwrap();
+        assert!((results.outputs["dot"][0] - expected(20_000)).abs() < 2.0, "{roster}: {}", results.outputs["dot"][0]);
+        assert!(results.agreed.receipts().iter().all(|r| r.blamed.is_empty()));
+        // Both were at work; one is gone, which the second job knows from the start.
+        assert!(kept.fault().is_none() && kept.traffic() != before.1);
+        assert!(lost.fault().is_some() && (lost.traffic() != before.0) == (roster.nodes() == 4));
     }
 }
 

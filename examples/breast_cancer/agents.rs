@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
-use beaverdam::cli::{self, NodeArgs};
+use beaverdam::cli::{self, BackendArgs, NodeArgs};
 use beaverdam::entropy::Entropy;
 use beaverdam::keys::{PublicKey, SecretKey};
 use beaverdam::owner::Node;
@@ -65,7 +65,7 @@ pub struct Usage {
 
 impl Agents {
     /// Starts a node for each slot on a free port of the loopback interface.
-    pub fn start(roster: Roster, owner: &PublicKey, seed: Option<u64>) -> Result<Self, Fault> {
+    pub fn start(roster: Roster, owner: &PublicKey, seed: Option<u64>, backend: &BackendArgs) -> Result<Self, Fault> {
         let files = tempfile::tempdir()?;
         let mut agents = Self { children: Vec::new(), nodes: Vec::new(), _files: files };
         let mut keys = Vec::new();
@@ -78,6 +78,7 @@ impl Agents {
             let mut args: Vec<OsString> =
                 [HIDDEN, "--listen", "127.0.0.1:0", "--log", "warn", "--allow-owner"].map(OsString::from).into();
             args.extend([owner.to_string().into(), "--key".into(), path.into(), "--store".into(), store.into()]);
+            args.extend(backend.flags().map(OsString::from));
             if let Some(seed) = seed {
                 args.extend(["--insecure-seed".into(), seed.to_string().into()]);
             }

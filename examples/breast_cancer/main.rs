@@ -4,6 +4,7 @@
 //! ```text
 //! cargo run --release --example breast_cancer
 //! cargo run --release --example breast_cancer -- --scheme spdz --nodes 3
+//! cargo run --release --example breast_cancer -- --backend gpu
 //! cargo run --release --example breast_cancer -- --data FILE.csv --json
 //! ```
 //!
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use beaverdam::cli::{self, RosterArgs};
+use beaverdam::cli::{self, BackendArgs, RosterArgs};
 use beaverdam::entropy::Entropy;
 use beaverdam::keys::SecretKey;
 use beaverdam::ml::{Descent, LogisticRegression, with_intercept};
@@ -41,6 +42,8 @@ use data::{BOUND, Data};
 struct Args {
     #[command(flatten)]
     roster: RosterArgs,
+    #[command(flatten)]
+    backend: BackendArgs,
     /// Passes over the training data
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     epochs: u32,
@@ -110,7 +113,9 @@ fn run(args: &Args) -> Result<(), Fault> {
         }
     };
     let owner = Arc::new(owner);
-    let agents = Agents::start(roster, &owner.public(), args.seed)?;
+    let device = device(&args.backend)?;
+    println!("computing on {device}");
+    let agents = Agents::start(roster, &owner.public(), args.seed, &args.backend)?;
     println!("{roster}: {} node processes on this machine, process ids {:?}", roster.nodes(), agents.ids());
 
     let mut bar = cli::Bar::new(roster);
@@ -189,10 +194,20 @@ fn run(args: &Args) -> Result<(), Fault> {
             "rounds": results.agreed.rounds(),
             "transcript": transcript,
             "insecure_seed": args.seed,
+            "device": device,
         });
         println!("{report}");
     }
     Ok(())
+}
+
+/// What the nodes, which open it themselves, will compute on.
+fn device(backend: &BackendArgs) -> Result<String, Fault> {
+    let opened = backend.devices().open()?;
+    if let Some(why) = opened.fell_back {
+        println!("no GPU is used: {why}");
+    }
+    Ok(opened.device.to_string())
 }
 
 fn shown(value: Option<f64>, unit: &str) -> String {

@@ -106,6 +106,12 @@ impl Devices {
         }
     }
 
+    /// Begins with a GPU that is open already; after a loss, `auto`.
+    #[cfg(feature = "gpu")]
+    pub fn of(gpu: Gpu) -> Self {
+        Self { choice: Choice::Auto, options: Options::default(), gpu: Mutex::new(Some(gpu)) }
+    }
+
     /// The backend to compute on now.
     ///
     /// # Errors

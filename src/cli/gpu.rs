@@ -12,13 +12,18 @@ pub struct BackendArgs {
     /// auto: a GPU if there is a real one, else the CPU. gpu, cpu: that or nothing.
     /// The result is the same, bit for bit
     #[arg(long, value_name = "auto|gpu|cpu", env = "BEAVERDAM_BACKEND", default_value_t = Choice::Auto)]
-    pub backend: Choice,
+    backend: Choice,
     /// Megabytes of the GPU that may be used, over all jobs
     #[arg(long, value_name = "MB", env = "BEAVERDAM_GPU_MEMORY_MB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(16..))]
     gpu_memory_mb: u32,
 }
 
 impl BackendArgs {
+    /// The same choice for another process.
+    pub fn flags(&self) -> [String; 2] {
+        [format!("--backend={}", self.backend), format!("--gpu-memory-mb={}", self.gpu_memory_mb)]
+    }
+
     /// Opens nothing yet.
     pub fn devices(&self) -> Devices {
         Devices::new(self.backend, Some(u64::from(self.gpu_memory_mb) << 20))

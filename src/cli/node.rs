@@ -118,12 +118,6 @@ pub fn run_node(
             "WARNING: INSECURE: this node takes its randomness from the known seed {seed} and serves seeded jobs"
         );
     }
-    let devices = args.backend.devices();
-    let opened = devices.open()?;
-    if let Some(why) = opened.fell_back {
-        tracing::warn!("computing on the CPU: {why}");
-    }
-    tracing::info!("computing on {}", opened.device);
     let words = |mb: u32| u64::from(mb) * (1_000_000 / 8);
     let config = Config {
         key,
@@ -139,7 +133,7 @@ pub fn run_node(
         },
         deadline: Duration::from_secs(args.deadline),
         entropy,
-        devices: Arc::new(devices),
+        devices: Arc::new(args.backend.devices()),
         net: net::Limits::default(),
         max_jobs: args.max_jobs.into(),
     };
@@ -149,6 +143,12 @@ pub fn run_node(
         let listener = tokio::net::TcpListener::bind(&args.listen).await.map_err(unusable)?;
         let unusable = |source| CliError::Listen { address: args.listen.clone(), source };
         let address = listener.local_addr().map_err(unusable)?;
+        // Jobs find the device open.
+        let opened = config.devices.open()?;
+        if let Some(why) = opened.fell_back {
+            tracing::warn!("no GPU is used: {why}");
+        }
+        tracing::info!("computing on {}", opened.device);
         let mut out = std::io::stdout();
         // Nobody has to read it.
         let _ = writeln!(out, "listening on {address} as {public}").and_then(|()| out.flush());
