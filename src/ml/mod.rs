@@ -6,6 +6,7 @@
 //! gradient descent in a `repeat`, from zero weights. The intercept is the
 //! last weight: [`with_intercept`] appends a column of ones.
 
+pub mod layers;
 mod linear;
 mod logistic;
 
@@ -118,22 +119,13 @@ mod tests {
         w
     }
 
-    /// Stochastic rounding by coins, and a sigmoid of 16 straight pieces.
+    /// Stochastic rounding by coins.
     struct Emulated(Choices);
 
     impl Rules for Emulated {
         fn truncate(&mut self, x: i64, bits: u8) -> i64 {
             let carry = (self.0.word() >> (64 - bits)) as i64 + (x & ((1 << bits) - 1)) >= 1 << bits;
             (x >> bits) + i64::from(carry)
-        }
-        fn sigmoid(&mut self, x: i64, frac: u8) -> i64 {
-            let one = (1u64 << frac) as f64;
-            let z = (x as f64 / one).clamp(-8.0, 8.0);
-            let left = z.floor().min(7.0);
-            let (a, b) = (sigmoid(left), sigmoid(left + 1.0));
-            // the chord, moved half way towards the curve's middle
-            let bend = (sigmoid(left + 0.5) - (a + b) / 2.0) / 2.0;
-            ((a + (b - a) * (z - left) + bend) * one).round() as i64
         }
     }
 

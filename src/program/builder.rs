@@ -208,7 +208,7 @@ impl Builder {
         operands.iter().map(|operand| operand.id).collect()
     }
 
-    fn fail(&self, error: ProgramError) -> Tensor {
+    pub(super) fn fail(&self, error: ProgramError) -> Tensor {
         self.state.borrow_mut().error.get_or_insert(error);
         self.poisoned()
     }
@@ -222,7 +222,7 @@ impl Builder {
         Tensor { builder: self.clone(), id: Some(id), signature }
     }
 
-    fn poisoned(&self) -> Tensor {
+    pub(super) fn poisoned(&self) -> Tensor {
         let signature = Rc::new(Signature { ty: Type::bit(), shape: Shape::scalar() });
         Tensor { builder: self.clone(), id: None, signature }
     }
@@ -295,7 +295,7 @@ impl Tensor {
     }
     /// \[self ≥ 0\] as an integer 0 or 1. One comparison per element.
     pub fn ge0(&self) -> Tensor {
-        self.one(Op::NonNegative)
+        self.one(|x| Op::AtLeast { x, thresholds: vec![0] })
     }
     /// \[self ≥ other\] as an integer 0 or 1. One comparison per element.
     pub fn ge(&self, other: &Tensor) -> Tensor {
@@ -325,11 +325,6 @@ impl Tensor {
             None => self.builder.poisoned(),
         }
     }
-    /// 1 / (1 + e^−x) by 16 linear pieces on [−8, 8], clamped outside: at most
-    /// 5.9e-3 off. Fixed point only. One masked opening serves all pieces.
-    pub fn sigmoid(&self) -> Tensor {
-        self.one(Op::Sigmoid)
-    }
     /// Asserts a range, in real units, that interval analysis cannot show.
     ///
     /// The assertion is part of the digest, plans print it, and **the result is
@@ -358,7 +353,7 @@ impl Tensor {
         if self.ty().fixed && self.ty().frac == frac { self.clone() } else { self.one(|x| Op::Rescale { x, frac }) }
     }
 
-    fn one(&self, op: impl FnOnce(ValueId) -> Op) -> Tensor {
+    pub(super) fn one(&self, op: impl FnOnce(ValueId) -> Op) -> Tensor {
         match self.builder.ids("operation", &[self]) {
             Some(ids) => self.emit(op(ids[0])),
             None => self.builder.poisoned(),
@@ -403,6 +398,26 @@ impl Tensor {
     /// An integer beside a fixed-point number becomes one.
     fn reading_like(&self, other: &Tensor) -> Tensor {
         if other.ty().fixed && !self.ty().fixed { self.rescale(other.ty().frac) } else { self.clone() }
+    }
+
+    /// What it is, for messages.
+    pub(super) fn described(&self) -> String {
+        self.signature.to_string()
+    }
+
+    /// A public scaled value, read like this tensor, in another shape.
+    pub(super) fn filled(&self, value: i64, dims: Vec<usize>) -> Tensor {
+        match (self.id, Shape::new(dims)) {
+            (None, _) => self.builder.poisoned(),
+            (Some(_), Ok(shape)) => {
+                let ty = Type { lo: value, hi: value, ..self.ty() };
+                self.builder.emit(Op::Constant { values: vec![value] }, Signature { ty, shape })
+            }
+            (_, Err(error)) => {
+                let (operands, expected) = (self.signature.to_string(), error.to_string());
+                self.builder.fail(ProgramError::Operands { op: "constant", operands, expected })
+            }
+        }
     }
 
     /// A public number in this tensor's shape and fractional bits.

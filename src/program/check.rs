@@ -24,8 +24,8 @@ pub const MAX_REPEAT: u32 = 1 << 20;
 pub const MAX_NAME: usize = 256;
 /// The most bits that one truncation may drop.
 pub const MAX_SHIFT: u8 = 58;
-/// How far the sigmoid's result may lie outside [0, 1], in units of the last place.
-pub const SIGMOID_SLACK: i64 = 2;
+/// The most thresholds of one comparison.
+pub const MAX_THRESHOLDS: usize = 1 << 10;
 
 /// A program under construction: the values so far and the blocks that are open.
 pub(super) struct Checker {
@@ -323,7 +323,29 @@ impl Checker {
                 let shape = stacked(name, x, dims)?;
                 ranged(name, &[x], &Signature { ty: x.ty, shape }, Interval::of(x.ty).times(k))
             }
-            Op::NonNegative(x) => Ok(Signature { ty: Type::bit(), shape: get(x)?.shape.clone() }),
+            Op::AtLeast { x, thresholds } | Op::Between { x, thresholds } => {
+                let x = get(x)?;
+                let inside = |t: &i64| (-super::types::BOUND..super::types::BOUND).contains(t);
+                let ascending = thresholds.windows(2).all(|pair| pair[0] < pair[1]);
+                if !(1..=MAX_THRESHOLDS).contains(&thresholds.len()) || !ascending || !thresholds.iter().all(inside) {
+                    return refuse(name, &[x], "1 to 1024 ascending thresholds within −2^59..2^59");
+                }
+                let mut dims = x.shape.dims().to_vec();
+                match op {
+                    Op::Between { .. } => dims.insert(0, thresholds.len() + 1),
+                    _ if thresholds.len() > 1 => dims.insert(0, thresholds.len()),
+                    _ => {}
+                }
+                Ok(Signature { ty: Type::bit(), shape: stacked(name, x, dims)? })
+            }
+            Op::Clamp { x, lo, hi } => {
+                let x = get(x)?;
+                if lo > hi {
+                    return refuse(name, &[x], format!("a range that is not empty, found {lo}..={hi} (scaled)"));
+                }
+                let within = |v: i64| i128::from(v.clamp(*lo, *hi));
+                ranged(name, &[x], x, Interval { lo: within(x.ty.lo), hi: within(x.ty.hi) })
+            }
             Op::Select { c, a, b } => {
                 let (c, a, b) = (get(c)?, get(a)?, get(b)?);
                 if !c.ty.fits(Type::bit()) || c.shape != a.shape {
@@ -331,14 +353,15 @@ impl Checker {
                 }
                 alike(name, a, b, Interval::hull)
             }
-            Op::Sigmoid(x) => {
+            Op::Approximate { x, table, .. } => {
                 let x = get(x)?;
                 if !x.ty.fixed {
                     return refuse(name, &[x], "fixed point: rescale first");
                 }
-                let one = 1i128 << x.ty.frac;
-                let slack = i128::from(SIGMOID_SLACK);
-                ranged(name, &[x], x, Interval { lo: -slack, hi: one + slack })
+                match table.check(x.ty) {
+                    Ok(results) => ranged(name, &[x], x, results),
+                    Err(expected) => refuse(name, &[x], format!("a table with {expected}")),
+                }
             }
             Op::Declare { x, name: label } => {
                 check_name("declaration", label)?;
@@ -371,9 +394,11 @@ impl Op {
             Op::Concat { .. } => "concat",
             Op::Broadcast(..) => "broadcast",
             Op::Sum { .. } => "sum",
-            Op::NonNegative(..) => "ge0",
+            Op::AtLeast { .. } => "compare",
+            Op::Between { .. } => "between",
+            Op::Clamp { .. } => "clamp",
             Op::Select { .. } => "select",
-            Op::Sigmoid(..) => "sigmoid",
+            Op::Approximate { function, .. } => function.name(),
             Op::Declare { .. } => "declare",
             Op::Repeat { .. } => "repeat",
         }

@@ -1,5 +1,5 @@
 //! The dry run: a program on the owner's own data, in the clear, in real
-//! arithmetic with the exact sigmoid.
+//! arithmetic with exact functions.
 //!
 //! It tells before anyone pays whether the declared ranges hold, and what the
 //! result should be near. It runs where the data lies and sends nothing.
@@ -13,6 +13,7 @@ use super::error::ProgramError;
 use super::evaluate::{Arithmetic, evaluate};
 use super::graph::{Node, Op, Signature, Type, ValueId};
 use super::serial::Program;
+use super::table::{Function, Table};
 use crate::field::Fp61;
 
 /// Checked values as field elements.
@@ -107,7 +108,7 @@ impl Program {
     }
 
     /// Computes the program on inputs given by name, row-major, in real
-    /// arithmetic: no rounding to fractional bits, the exact sigmoid.
+    /// arithmetic: no rounding to fractional bits, exact functions.
     ///
     /// Values outside declared ranges are reported, not refused. Inputs that
     /// are missing, unknown, of the wrong length, or hold a value that their
@@ -178,14 +179,17 @@ impl Arithmetic for Reals {
     fn rescale(&mut self, x: f64, _from: u8, _to: u8) -> f64 {
         x
     }
-    fn non_negative(&mut self, x: f64) -> f64 {
-        if x >= 0.0 { 1.0 } else { 0.0 }
+    fn at_least(&mut self, x: f64, threshold: i64, frac: u8) -> f64 {
+        if x >= real(threshold, frac) { 1.0 } else { 0.0 }
+    }
+    fn clamp(&mut self, x: f64, lo: i64, hi: i64, frac: u8) -> f64 {
+        x.clamp(real(lo, frac), real(hi, frac))
     }
     fn select(&mut self, c: f64, a: f64, b: f64) -> f64 {
         if c >= 0.5 { a } else { b }
     }
-    fn sigmoid(&mut self, x: f64, _frac: u8) -> f64 {
-        1.0 / (1.0 + (-x).exp())
+    fn approximate(&mut self, x: f64, function: Function, _: &Table, _: Type) -> f64 {
+        function.of(x)
     }
     fn defined(&mut self, node: &Node, value: &[f64]) {
         if let Op::Declare { name, .. } = &node.op {
@@ -193,6 +197,10 @@ impl Arithmetic for Reals {
             seen.and_modify(|seen| seen.include(value)).or_insert_with(|| Seen::new(name, node.defines[0].ty, value));
         }
     }
+}
+
+fn real(scaled: i64, frac: u8) -> f64 {
+    scaled as f64 / (1u64 << frac) as f64
 }
 
 #[cfg(test)]

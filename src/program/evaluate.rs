@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::graph::{Block, Node, Op, Signature, Type, ValueId};
 use super::serial::Program;
+use super::table::{Function, Table};
 
 /// What a walk computes with, element by element.
 pub(super) trait Arithmetic {
@@ -19,9 +20,11 @@ pub(super) trait Arithmetic {
     /// x·mantissa / 2^shift.
     fn scale(&mut self, x: Self::Word, mantissa: i64, shift: u8) -> Self::Word;
     fn rescale(&mut self, x: Self::Word, from: u8, to: u8) -> Self::Word;
-    fn non_negative(&mut self, x: Self::Word) -> Self::Word;
+    /// \[x ≥ threshold\], scaled like x with `frac` fractional bits.
+    fn at_least(&mut self, x: Self::Word, threshold: i64, frac: u8) -> Self::Word;
+    fn clamp(&mut self, x: Self::Word, lo: i64, hi: i64, frac: u8) -> Self::Word;
     fn select(&mut self, c: Self::Word, a: Self::Word, b: Self::Word) -> Self::Word;
-    fn sigmoid(&mut self, x: Self::Word, frac: u8) -> Self::Word;
+    fn approximate(&mut self, x: Self::Word, function: Function, table: &Table, ty: Type) -> Self::Word;
     /// Sees every value once it is computed, in each iteration again.
     fn defined(&mut self, node: &Node, value: &[Self::Word]);
 }
@@ -159,12 +162,41 @@ impl<A: Arithmetic> Walk<'_, A> {
                     (0..shape.len()).map(|i| (1..length).fold(at(i, 0), |sum, j| self.arithmetic.add(sum, at(i, j))));
                 sums.collect()
             }
-            Op::NonNegative(x) => self.map(*x, |arithmetic, x| arithmetic.non_negative(x)),
+            Op::AtLeast { x, thresholds } => {
+                let frac = self.signatures[x.0 as usize].ty.frac;
+                let bits = thresholds.iter().map(|t| self.map(*x, |arithmetic, x| arithmetic.at_least(x, *t, frac)));
+                bits.flatten().collect()
+            }
+            Op::Between { x, thresholds } => {
+                let frac = self.signatures[x.0 as usize].ty.frac;
+                let words = self.words(*x);
+                let mut rows = Vec::with_capacity(shape.len());
+                for row in 0..=thresholds.len() {
+                    for x in words.iter() {
+                        // Past its lower end and not past its upper one.
+                        let [low, high] = [row.checked_sub(1), Some(row)].map(|at| {
+                            let threshold = at.map(|at| thresholds.get(at));
+                            match threshold {
+                                None => self.arithmetic.constant(1, Type::bit()),
+                                Some(None) => self.arithmetic.constant(0, Type::bit()),
+                                Some(Some(t)) => self.arithmetic.at_least(*x, *t, frac),
+                            }
+                        });
+                        let high = self.arithmetic.neg(high);
+                        rows.push(self.arithmetic.add(low, high));
+                    }
+                }
+                rows
+            }
+            Op::Clamp { x, lo, hi } => self.map(*x, |arithmetic, x| arithmetic.clamp(x, *lo, *hi, result.ty.frac)),
             Op::Select { c, a, b } => {
                 let (c, a, b) = (self.words(*c), self.words(*a), self.words(*b));
                 (0..c.len()).map(|i| self.arithmetic.select(c[i], a[i], b[i])).collect()
             }
-            Op::Sigmoid(x) => self.map(*x, |arithmetic, x| arithmetic.sigmoid(x, result.ty.frac)),
+            Op::Approximate { x, function, table } => {
+                let ty = self.signatures[x.0 as usize].ty;
+                self.map(*x, |arithmetic, x| arithmetic.approximate(x, *function, table, ty))
+            }
             Op::Repeat { .. } => unreachable!("repeats are walked"),
         }
     }

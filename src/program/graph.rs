@@ -9,6 +9,7 @@ use std::cell::Cell;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::table::{Function, Table};
 use crate::tensor::Shape;
 
 /// The deepest nesting of [`Op::Repeat`]. Decoding stops there, so that no
@@ -118,8 +119,32 @@ pub enum Op {
         /// which axis
         axis: usize,
     },
-    /// \[a ≥ 0\] as an integer 0 or 1.
-    NonNegative(ValueId),
+    /// \[x ≥ T\] as integers 0 or 1 for public thresholds T, which share one
+    /// masked opening: of x's shape for one, stacked along a new first axis
+    /// for several.
+    AtLeast {
+        /// the tensor
+        x: ValueId,
+        /// scaled like x, ascending
+        thresholds: Vec<i64>,
+    },
+    /// Which of the intervals between thresholds x lies in, one-hot along a new
+    /// first axis: below the first, from the first on, …, from the last on.
+    Between {
+        /// the tensor
+        x: ValueId,
+        /// scaled like x, ascending
+        thresholds: Vec<i64>,
+    },
+    /// The nearest value within lo..=hi.
+    Clamp {
+        /// the tensor
+        x: ValueId,
+        /// least result, scaled like x
+        lo: i64,
+        /// greatest result, scaled like x
+        hi: i64,
+    },
     /// c·(a − b) + b: a where c is 1, b where c is 0.
     Select {
         /// integers 0 or 1
@@ -129,8 +154,15 @@ pub enum Op {
         /// where 0
         b: ValueId,
     },
-    /// The sigmoid by 16 linear pieces on [−8, 8], clamped outside.
-    Sigmoid(ValueId),
+    /// A function of one variable by polynomials on pieces.
+    Approximate {
+        /// the tensor
+        x: ValueId,
+        /// what it is, for the dry run
+        function: Function,
+        /// what is computed
+        table: Table,
+    },
     /// Asserts that the value lies in the range of its declared type. Part of
     /// the digest; correctness is conditional on it.
     Declare {

@@ -6,13 +6,12 @@ use std::collections::BTreeMap;
 use super::evaluate::{Arithmetic, evaluate};
 use super::graph::{Node, Type};
 use super::serial::Program;
+use super::table::{Function, Table};
 
-/// The two places where a protocol may answer in more than one way.
+/// The place where a protocol may answer in more than one way.
 pub trait Rules {
     /// x / 2^bits for bits ≥ 1, rounded as the protocol rounds: the floor, or one more.
     fn truncate(&mut self, x: i64, bits: u8) -> i64;
-    /// The approximate sigmoid of x / 2^frac, times 2^frac.
-    fn sigmoid(&mut self, x: i64, frac: u8) -> i64;
 }
 
 /// What the trusted third party saw and answered.
@@ -70,14 +69,25 @@ impl<R: Rules> Arithmetic for Integers<'_, R> {
     fn rescale(&mut self, x: i64, from: u8, to: u8) -> i64 {
         if to >= from { x.wrapping_shl((to - from).into()) } else { self.truncated(x.into(), from - to) }
     }
-    fn non_negative(&mut self, x: i64) -> i64 {
-        i64::from(x >= 0)
+    fn at_least(&mut self, x: i64, threshold: i64, _frac: u8) -> i64 {
+        i64::from(x >= threshold)
+    }
+    fn clamp(&mut self, x: i64, lo: i64, hi: i64, _frac: u8) -> i64 {
+        x.clamp(lo, hi)
     }
     fn select(&mut self, c: i64, a: i64, b: i64) -> i64 {
         if c == 1 { a } else { b }
     }
-    fn sigmoid(&mut self, x: i64, frac: u8) -> i64 {
-        self.rules.sigmoid(x, frac)
+    fn approximate(&mut self, x: i64, _function: Function, table: &Table, ty: Type) -> i64 {
+        let piece = table.breakpoints.iter().filter(|b| **b <= x).count();
+        let start = table.breakpoints.get(piece.wrapping_sub(1)).copied().unwrap_or(ty.lo);
+        let (constant, higher) = table.pieces[piece].split_first().expect("a checked table has a degree");
+        let u = i128::from(x) - i128::from(start);
+        let mut sum = higher[higher.len() - 1];
+        for c in higher[..higher.len() - 1].iter().rev() {
+            sum = self.truncated(i128::from(sum) * u, ty.frac) + c;
+        }
+        self.truncated(i128::from(sum) * u + i128::from(*constant), table.bits)
     }
     fn defined(&mut self, node: &Node, value: &[i64]) {
         let ty = node.defines[0].ty;

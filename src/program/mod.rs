@@ -10,6 +10,7 @@ mod cost;
 mod dry_run;
 mod error;
 mod evaluate;
+mod functions;
 pub mod graph;
 #[doc(hidden)]
 pub mod ideal;
@@ -18,10 +19,11 @@ pub mod plan;
 #[doc(hidden)]
 pub mod random;
 mod serial;
+pub mod table;
 mod types;
 
 pub use builder::{Builder, Tensor};
-pub use check::{MAX_NAME, MAX_REPEAT, MAX_SHIFT, MAX_VALUES, SIGMOID_SLACK};
+pub use check::{MAX_NAME, MAX_REPEAT, MAX_SHIFT, MAX_THRESHOLDS, MAX_VALUES};
 pub use cost::{Cost, MULTIPLY_ADDS_PER_SECOND, Report, WORDS_PER_SECOND};
 pub use dry_run::{DryRun, MAX_DRY_ELEMENTS, Seen};
 pub use error::ProgramError;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::builder::{Builder, Tensor};
 use super::graph::{Signature, Type};
 use super::serial::Program;
+use super::table::Function;
 
 /// A generator of small numbers: splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
 /// Fit for choosing tests, not for secrets.
@@ -136,7 +137,7 @@ impl Writer {
     }
 
     fn operation(&mut self, pool: &[Tensor]) -> Tensor {
-        match self.choices.below(24) {
+        match self.choices.below(29) {
             0 => self.small(pool).rescale(16) + self.fixed(pool).sum_all(),
             1 => self.integer(pool).sum_all() - self.integer(pool),
             2 => -self.small(pool),
@@ -192,6 +193,36 @@ impl Writer {
                 c.sum_all().ge0().select(&a, &b.sum_all())
             }
             19 | 20 => (self.fixed(pool) * 3.0).sigmoid(),
+            24 => {
+                let x = self.fixed(pool);
+                let function = [Function::Tanh, Function::Gelu, Function::Exp][self.choices.below(3)];
+                if self.choices.below(2) == 0 { x.apply(function) } else { x.clamp(0.5..=2.0).reciprocal() }
+            }
+            25 => {
+                let x = self.fixed(pool);
+                let x = self.flat(&x, 2);
+                let ends = [(0.0, 1.0), (-0.5, 9.0), (-9.0, 0.25), (-9.0, 9.0), (5.0, 6.0)][self.choices.below(5)];
+                x.clamp(ends.0..=ends.1)
+            }
+            26 => {
+                let x = self.small(pool);
+                let x = self.flat(&x, 2);
+                match self.choices.below(3) {
+                    0 => x.at_least(&[-1.0, 0.0, 2.0]),
+                    1 => x.between(&[-60.0, 1.0, 3.0]),
+                    _ => x.eq(&x.clamp(0.0..=1.0)),
+                }
+            }
+            27 => self.integer(pool).floor_div([3, 1, 70][self.choices.below(3)]),
+            28 => {
+                let x = self.small(pool);
+                let x = self.flat(&x, 3);
+                match self.choices.below(3) {
+                    0 => x.sort(),
+                    1 => x.argmax(0),
+                    _ => x.max_along(0),
+                }
+            }
             21 => {
                 let x = self.fixed(pool);
                 let bound = self.b.constant(&[1.0], Type::fixed(1.0..=1.0), []);
@@ -254,10 +285,6 @@ mod tests {
         fn truncate(&mut self, x: i64, bits: u8) -> i64 {
             (x >> bits) + self.0.below(2) as i64
         }
-        fn sigmoid(&mut self, x: i64, frac: u8) -> i64 {
-            let one = (1u64 << frac) as f64;
-            (one / (1.0 + (-x as f64 / one).exp())) as i64 + self.0.below(5) as i64 - 2
-        }
     }
 
     fn operations(nodes: &[Node], names: &mut BTreeSet<&'static str>) {
@@ -275,7 +302,7 @@ mod tests {
         for seed in 0..100 {
             operations(program(seed, 12).nodes(), &mut names);
         }
-        assert_eq!(names.len(), 20, "{names:?}");
+        assert_eq!(names.len(), 26, "{names:?}");
     }
 
     #[test]

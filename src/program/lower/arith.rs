@@ -8,6 +8,7 @@ use super::{Known, Lowering, Masked, PlanError, Value, power, ulp};
 use crate::field::Fp61;
 use crate::program::graph::{Type, ValueId};
 use crate::program::plan::{MaskRef, Material, MaterialId, Part, Prim, Pub, Sec};
+use crate::program::table::Table;
 use crate::tensor::{Dims, View};
 
 /// Signed values x with |x| < 2^59 are opened as x + 2^59 + r, so that the
@@ -250,13 +251,88 @@ impl Lowering {
         out
     }
 
-    /// \[x ≥ 0\] for every word of x.
-    pub(super) fn non_negative(&mut self, x: Sec, ty: Type) -> Sec {
+    /// \[x ≥ T\] for ascending thresholds, threshold-major; those that the range
+    /// of x decides cost nothing.
+    pub(super) fn compare(&mut self, x: Sec, ty: Type, thresholds: &[i64]) -> Result<Value, PlanError> {
         let n = self.len(x);
-        if ty.lo >= 0 || ty.hi < 0 {
-            return self.linear(n, &[], if ty.lo >= 0 { Fp61::ONE } else { Fp61::ZERO });
+        let passed = thresholds.iter().filter(|t| **t <= ty.lo).count();
+        let tested: Vec<i64> = thresholds[passed..].iter().copied().take_while(|t| *t <= ty.hi).collect();
+        let beyond = thresholds.len() - passed - tested.len();
+        let mut parts = Vec::new();
+        if passed > 0 {
+            parts.push(Value::Splat(Fp61::ONE, passed * n));
         }
-        self.at_least(x, magnitude_bits(ty.lo, ty.hi), &[0], 0)
+        if !tested.is_empty() {
+            parts.push(Value::Secret(self.tests(x, ty, &tested, "a comparison")?));
+        }
+        if beyond > 0 {
+            parts.push(Value::Splat(Fp61::ZERO, beyond * n));
+        }
+        Ok(match &parts[..] {
+            [one] => one.clone(),
+            _ => {
+                let axes = parts.iter().map(|part| self.words(part)).collect();
+                self.view(View::Concat { outer: 1, axes, inner: 1 }, &parts)
+            }
+        })
+    }
+
+    /// The nearest value of lo..=hi: lo + \[x ≥ lo\](x − lo) − \[x ≥ hi\](x − hi),
+    /// less what the range of x decides. One opening and one round of products.
+    pub(super) fn clamp(&mut self, x: Sec, ty: Type, lo: i64, hi: i64) -> Result<Sec, PlanError> {
+        let n = self.len(x);
+        let (low, high) = (ty.lo < lo, ty.hi > hi);
+        // Wholly outside, or wholly inside.
+        if ty.hi <= lo || ty.lo >= hi {
+            return Ok(self.linear(n, &[], Fp61::from_i64(if ty.hi <= lo { lo } else { hi })));
+        }
+        let thresholds: Vec<i64> = [(low, lo), (high, hi)].iter().filter(|t| t.0).map(|t| t.1).collect();
+        if thresholds.is_empty() {
+            return Ok(x);
+        }
+        let bits = self.tests(x, ty, &thresholds, "clamp")?;
+        let past: Vec<_> = thresholds
+            .iter()
+            .map(|t| Value::Secret(self.linear(n, &[(Fp61::ONE, Value::Secret(x))], -Fp61::from_i64(*t))))
+            .collect();
+        let count = past.len();
+        let past = if let [one] = &past[..] {
+            one.clone()
+        } else {
+            self.view(View::Concat { outer: 1, axes: vec![n; count], inner: 1 }, &past)
+        };
+        let past = self.secret(&past);
+        let product = Value::Secret(self.product(Dims::Elementwise(count * n), bits, past));
+        let part = |l: &mut Self, i: usize| match count {
+            1 => product.clone(),
+            _ => l.view(View::Slice { outer: 1, axis: count, inner: n, start: i, end: i + 1 }, &[product.clone()]),
+        };
+        let mut terms = Vec::new();
+        if low {
+            terms.push((Fp61::ONE, part(self, 0)));
+        } else {
+            terms.push((Fp61::ONE, Value::Secret(x)));
+        }
+        if high {
+            terms.push((-Fp61::ONE, part(self, count - 1)));
+        }
+        Ok(self.linear(n, &terms, if low { Fp61::from_i64(lo) } else { Fp61::ZERO }))
+    }
+
+    /// \[x ≥ T\] for thresholds that lie inside the range of x.
+    fn tests(&mut self, x: Sec, ty: Type, thresholds: &[i64], op: &'static str) -> Result<Sec, PlanError> {
+        let (first, last) = (thresholds[0], thresholds[thresholds.len() - 1]);
+        // m covers x itself too, so that the masked integer is not negative.
+        let lowest = i128::from(ty.lo).min(i128::from(ty.lo) - i128::from(last));
+        let highest = i128::from(ty.hi).max(i128::from(ty.hi) - i128::from(first));
+        let within = |v: i128| i64::try_from(v).ok().filter(|v| (-(1 << OFFSET_BITS)..1 << OFFSET_BITS).contains(v));
+        let (Some(lowest), Some(highest)) = (within(lowest), within(highest)) else {
+            return Err(PlanError::Range { op });
+        };
+        let m = magnitude_bits(lowest, highest);
+        // The bits below the lowest that any threshold has are compared once for all.
+        let low = thresholds.iter().map(|t| t.trailing_zeros()).min().unwrap_or(0).min(m.into()) as u8;
+        Ok(self.at_least(x, m, thresholds, low))
     }
 
     /// \[x ≥ T\] for each threshold T (a multiple of 2^low), threshold-major;
@@ -327,102 +403,68 @@ impl Lowering {
         (g, p)
     }
 
-    /// The sigmoid by linear pieces: one masked opening for all interval tests,
-    /// one product A·x + B with A and B linear in the test bits.
-    pub(super) fn sigmoid(&mut self, x: Sec, ty: Type) -> Result<Sec, PlanError> {
-        if ty.frac > SIGMOID_MAX_FRAC {
-            return Err(PlanError::FractionalBits { op: "sigmoid", most: SIGMOID_MAX_FRAC, found: ty.frac });
-        }
+    /// A function by polynomials on pieces: one masked opening for all interval
+    /// tests, of which start and coefficients of the piece are linear; then one
+    /// product and truncation for each degree.
+    pub(super) fn approximate(&mut self, x: Sec, ty: Type, table: &Table) -> Result<Sec, PlanError> {
         let n = self.len(x);
-        let breakpoint = |k: usize| (k as i64 - 8) << ty.frac;
-        // Breakpoints at or below the range are always passed, those above never.
-        let base = (0..=16).filter(|k| breakpoint(*k) <= ty.lo).count();
-        let tested: Vec<usize> = (base..=16).take_while(|k| breakpoint(*k) <= ty.hi).collect();
-        let (slope, intercept) = (|piece: usize| piece_slope(piece), |piece: usize| piece_intercept(piece, ty.frac));
-
-        let (mut a, mut b) = (Vec::new(), Vec::new());
-        if let (Some(first), Some(last)) = (tested.first(), tested.last()) {
-            let thresholds: Vec<i64> = tested.iter().map(|k| breakpoint(*k)).collect();
-            // m covers x itself too, so that the masked integer is not negative.
-            let (lowest, highest) = (ty.lo.min(ty.lo - breakpoint(*last)), ty.hi.max(ty.hi - breakpoint(*first)));
-            let m = magnitude_bits(lowest, highest).max(ty.frac);
-            if m > OFFSET_BITS {
-                return Err(PlanError::Range { op: "sigmoid" });
-            }
-            let bits = self.at_least(x, m, &thresholds, ty.frac);
-            // Passing breakpoint k leads from piece k to piece k + 1.
-            let step = |f: &dyn Fn(usize) -> i64| tested.iter().map(|k| Fp61::from_i64(f(k + 1) - f(*k))).collect();
-            let (slopes, intercepts) = (self.load_constant(step(&slope)), self.load_constant(step(&intercept)));
-            let dims = Dims::Matmul { m: 1, k: tested.len(), n };
-            a.push((Fp61::ONE, Value::Secret(self.scale(dims, bits, slopes, true))));
-            b.push((Fp61::ONE, Value::Secret(self.scale(dims, bits, intercepts, true))));
-        }
-        let constant = Fp61::from_i64(intercept(base));
-        let by = SIGMOID_SLOPE_BITS;
-        let material = self.add_material(Material::Bits { n, shift: by, digits: Vec::new() });
-        b.push((Fp61::ONE, Value::Secret(self.draw(material, Part::Value))));
-        let c = if a.is_empty() {
-            b.push((Fp61::from_i64(slope(base)), Value::Secret(x)));
-            let masked = self.linear(n, &b, constant + power(OFFSET_BITS));
-            self.open(masked)
-        } else {
-            let factor = self.linear(n, &a, Fp61::from_i64(slope(base)));
-            let mask = self.linear(n, &b, constant + power(OFFSET_BITS));
-            self.open_product(Dims::Elementwise(n), factor, x, mask)
+        let bits = match &table.breakpoints[..] {
+            [] => None,
+            breakpoints => Some((self.tests(x, ty, breakpoints, "a table")?, breakpoints.len())),
         };
-        Ok(self.shifted(c, material, by))
+        let starts: Vec<i64> = table.spans(ty).map(|(start, _)| start).collect();
+        let minus_start = self.chosen(bits, n, &starts.iter().map(|s| -s).collect::<Vec<_>>());
+        let mut terms = vec![(Fp61::ONE, Value::Secret(x))];
+        terms.extend(minus_start.0);
+        let u = self.linear(n, &terms, minus_start.1);
+        let mut coefficients =
+            (0..=table.degree()).rev().map(|j| table.pieces.iter().map(|p| p[j]).collect::<Vec<_>>());
+        let leading = coefficients.next().expect("a table has a degree");
+        let (terms, constant) = self.chosen(bits, n, &leading);
+        let mut sum = (terms, constant);
+        for (left, c) in (0..table.degree()).rev().zip(coefficients) {
+            let (added, constant) = self.chosen(bits, n, &c);
+            let last = left == 0;
+            let by = if last { table.bits } else { ty.frac };
+            let material = self.add_material(Material::Bits { n, shift: by, digits: Vec::new() });
+            let mut mask = vec![(Fp61::ONE, Value::Secret(self.draw(material, Part::Value)))];
+            // The constant term has the bits of the product: it is added before the truncation.
+            let mut offset = power(OFFSET_BITS);
+            if last {
+                mask.extend(added.clone());
+                offset += constant;
+            }
+            let opened = if sum.0.is_empty() {
+                mask.push((sum.1, Value::Secret(u)));
+                let masked = self.linear(n, &mask, offset);
+                self.open(masked)
+            } else {
+                let factor = self.linear(n, &sum.0, sum.1);
+                let mask = self.linear(n, &mask, offset);
+                self.open_product(Dims::Elementwise(n), factor, u, mask)
+            };
+            let shifted = self.shifted(opened, material, by);
+            if last {
+                return Ok(shifted);
+            }
+            sum = (vec![(Fp61::ONE, Value::Secret(shifted))], constant);
+            sum.0.extend(added);
+        }
+        unreachable!("the last degree returns")
     }
-}
 
-/// The most fractional bits that leave room for the slopes of the pieces.
-const SIGMOID_MAX_FRAC: u8 = 37;
-/// Fractional bits of the slopes.
-const SIGMOID_SLOPE_BITS: u8 = 20;
-/// Fractional bits of the intercepts in the table.
-const SIGMOID_INTERCEPT_BITS: u8 = 40;
-/// The greatest error of the pieces against the exact sigmoid on the whole
-/// line; a test finds it again.
-pub(super) const SIGMOID_ERROR: f64 = 5.83e-3;
-
-/// Slopes of the best linear pieces on \[−8, −7\], …, \[7, 8\], times 2^20. The
-/// tables are integers so that every node has the same plan whatever its libm.
-const SLOPES: [i64; 16] =
-    [604, 1637, 4425, 11842, 30870, 75264, 157012, 242282, 242282, 157012, 75264, 30870, 11842, 4425, 1637, 604];
-/// Intercepts of the pieces, times 2^40.
-const INTERCEPTS: [i64; 16] = [
-    5396365893,
-    12912163018,
-    30274878093,
-    68696784363,
-    147378482942,
-    284793325922,
-    453939354839,
-    545874089974,
-    553637537802,
-    645572272937,
-    814718301854,
-    952133144834,
-    1030814843413,
-    1069236749683,
-    1086599464758,
-    1094115261883,
-];
-
-/// Piece 0 lies below −8, pieces 1..=16 between the breakpoints, piece 17 above 8.
-fn piece_slope(piece: usize) -> i64 {
-    if (1..=16).contains(&piece) { SLOPES[piece - 1] } else { 0 }
-}
-
-/// The intercept with `frac` + 20 fractional bits.
-fn piece_intercept(piece: usize, frac: u8) -> i64 {
-    let wide = match piece {
-        0 => 0,
-        1..=16 => i128::from(INTERCEPTS[piece - 1]),
-        _ => 1 << SIGMOID_INTERCEPT_BITS,
-    };
-    // Round to the nearest.
-    let up = wide << (frac + SIGMOID_SLOPE_BITS);
-    ((up + (1 << (SIGMOID_INTERCEPT_BITS - 1))) >> SIGMOID_INTERCEPT_BITS) as i64
+    /// The entry of a piece, one for each word, from the tests which breakpoints
+    /// are passed: terms and a constant.
+    fn chosen(&mut self, bits: Option<(Sec, usize)>, n: usize, entries: &[i64]) -> (Vec<(Fp61, Value)>, Fp61) {
+        let constant = Fp61::from_i64(entries[0]);
+        let Some((bits, k)) = bits.filter(|_| entries.iter().any(|e| *e != entries[0])) else {
+            return (Vec::new(), constant);
+        };
+        let steps = entries.windows(2).map(|pair| Fp61::from_i64(pair[1]) - Fp61::from_i64(pair[0])).collect();
+        let steps = self.load_constant(steps);
+        let step = self.scale(Dims::Matmul { m: 1, k, n }, bits, steps, true);
+        (vec![(Fp61::ONE, Value::Secret(step))], constant)
+    }
 }
 
 /// The widths of the digits of a number of bits, lowest first.
@@ -447,20 +489,6 @@ fn largest(ty: Type) -> i128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_pieces_err_as_documented() {
-        let worst = (-1_200_000..=1_200_000)
-            .map(|i| {
-                let x = f64::from(i) / 100_000.0;
-                let piece = (0..=16).filter(|k| x >= f64::from(*k) - 8.0).count();
-                let slope = piece_slope(piece) as f64 / f64::from(1 << SIGMOID_SLOPE_BITS);
-                let intercept = piece_intercept(piece, 16) as f64 / (1u64 << 36) as f64;
-                (slope * x + intercept - 1.0 / (1.0 + (-x).exp())).abs()
-            })
-            .fold(0.0, f64::max);
-        assert!((5.8e-3..SIGMOID_ERROR).contains(&worst), "worst error {worst}");
-    }
 
     #[test]
     fn digits_cover_the_bits() {

@@ -283,18 +283,38 @@ impl Lowering {
                 let value = if axis == 1 { x.value } else { self.view(View::Sum { outer, axis, inner }, &[x.value]) };
                 (value, x.error * axis as f64)
             }
-            Op::NonNegative(x) => {
+            Op::AtLeast { x, thresholds } => {
                 let x = self.force(*x)?;
                 let certain = x.error == 0.0;
                 let secret = self.secret(&x.value);
-                (Value::Secret(self.non_negative(secret, x.ty)), if certain { 0.0 } else { 1.0 })
+                (self.compare(secret, x.ty, thresholds)?, if certain { 0.0 } else { 1.0 })
             }
-            Op::Select { c, a, b } => self.select(*c, *a, *b, len)?,
-            Op::Sigmoid(x) => {
+            Op::Between { x, thresholds } => {
+                let x = self.force(*x)?;
+                let certain = x.error == 0.0;
+                let (n, rows) = (x.shape.len(), thresholds.len());
+                let secret = self.secret(&x.value);
+                let passed = self.compare(secret, x.ty, thresholds)?;
+                let join = View::Concat { outer: 1, axes: vec![n, rows * n], inner: 1 };
+                let lower = self.view(join, &[Value::Splat(Fp61::ONE, n), passed.clone()]);
+                let join = View::Concat { outer: 1, axes: vec![rows * n, n], inner: 1 };
+                let upper = self.view(join, &[passed, Value::Splat(Fp61::ZERO, n)]);
+                let one_hot = self.linear(len, &[(Fp61::ONE, lower), (-Fp61::ONE, upper)], Fp61::ZERO);
+                (Value::Secret(one_hot), if certain { 0.0 } else { 1.0 })
+            }
+            Op::Clamp { x, lo, hi } => {
                 let x = self.force(*x)?;
                 let secret = self.secret(&x.value);
-                let value = self.sigmoid(secret, x.ty)?;
-                (Value::Secret(value), x.error / 4.0 + arith::SIGMOID_ERROR + 2.0 * ulp(x.ty.frac))
+                (Value::Secret(self.clamp(secret, x.ty, *lo, *hi)?), x.error)
+            }
+            Op::Select { c, a, b } => self.select(*c, *a, *b, len)?,
+            Op::Approximate { x, table, .. } => {
+                let x = self.force(*x)?;
+                let secret = self.secret(&x.value);
+                let value = self.approximate(secret, x.ty, table)?;
+                // The function is as steep as its pieces, give or take their error.
+                let carried = x.error * table.slope(x.ty) * 1.01;
+                (Value::Secret(value), carried + table.claimed_error() + table.rounding(x.ty))
             }
             Op::Repeat { .. } => unreachable!("handled by the caller"),
         })
@@ -434,6 +454,16 @@ impl Lowering {
         self.sec_lens[x.0 as usize]
     }
 
+    /// How many words a value has.
+    fn words(&self, value: &Value) -> usize {
+        match value {
+            Value::Secret(x) => self.len(*x),
+            Value::Public(p) => self.pub_lens[p.0 as usize],
+            Value::Splat(_, len) => *len,
+            Value::Pending(_) => unreachable!("operands are forced before use"),
+        }
+    }
+
     fn add_material(&mut self, material: Material) -> MaterialId {
         self.material.push(material);
         MaterialId(self.material.len() as u32 - 1)
@@ -550,6 +580,8 @@ fn unrolled(nodes: &[Node]) -> u64 {
     nodes.iter().fold(0u64, |sum, node| {
         let here = match &node.op {
             Op::Concat { parts, .. } => parts.len() as u64,
+            Op::AtLeast { thresholds, .. } | Op::Between { thresholds, .. } => thresholds.len() as u64,
+            Op::Approximate { table, .. } => table.pieces.len() as u64,
             Op::Repeat { count, init, body } => {
                 let once = unrolled(&body.nodes) + (init.len() + body.collect.len()) as u64 + 1;
                 once.saturating_mul(u64::from(*count))
@@ -567,7 +599,8 @@ fn count_uses(nodes: &[Node], uses: &mut HashMap<ValueId, usize>) {
             Op::Input { .. } | Op::Constant { .. } => {}
             Op::Add(a, b) | Op::Sub(a, b) | Op::Mul(a, b) | Op::MatMul(a, b) => add(&[*a, *b]),
             Op::Neg(x) | Op::Transpose(x) | Op::Reshape(x) | Op::Broadcast(x) => add(&[*x]),
-            Op::NonNegative(x) | Op::Sigmoid(x) => add(&[*x]),
+            Op::AtLeast { x, .. } | Op::Between { x, .. } => add(&[*x]),
+            Op::Clamp { x, .. } | Op::Approximate { x, .. } => add(&[*x]),
             Op::ScaleBy { x, .. } | Op::Rescale { x, .. } | Op::Slice { x, .. } => add(&[*x]),
             Op::Sum { x, .. } | Op::Declare { x, .. } => add(&[*x]),
             Op::Concat { parts, .. } => add(parts),

@@ -1,0 +1,287 @@
+//! Every operation on secrets against the same in the clear, over its whole
+//! range and at its edges, on both schemes.
+
+use beaverdam::job::local;
+use beaverdam::ml::layers::{self, Window};
+use beaverdam::program::table::Function;
+use beaverdam::program::{Builder, Tensor, Type};
+use beaverdam::roster::Roster;
+
+fn rosters() -> [Roster; 2] {
+    [Roster::shamir(4, 1).unwrap(), Roster::spdz(2).unwrap()]
+}
+
+/// A program of one input, its result, and the bound that the plan promises.
+fn run(roster: Roster, ty: Type, shape: &[usize], x: &[f64], f: impl Fn(&Tensor) -> Tensor) -> (Vec<f64>, f64) {
+    let b = Builder::new();
+    let tensor = b.input("x", "alice", ty, shape);
+    b.output("y", "alice", &f(&tensor));
+    let program = b.finish().unwrap();
+    let bound = program.plan(roster).unwrap().outputs[0].error;
+    let mut run = local::run(&program, roster, &[("x", x.to_vec())]).unwrap();
+    (run.outputs.remove("y").unwrap(), bound)
+}
+
+fn close(what: &str, found: &[f64], expected: &[f64], most: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert!((found - expected).abs() <= most, "{what}, {i}: {found}, expected {expected} ± {most}");
+    }
+}
+
+const ULP: f64 = 1.0 / 65536.0;
+
+/// n numbers over a range, both ends and the units beside whole numbers among them.
+fn spread(lo: f64, hi: f64, n: usize) -> Vec<f64> {
+    let even = (0..n).map(|i| lo + (hi - lo) * i as f64 / (n - 1) as f64);
+    let edges = (lo.ceil() as i64..=hi.floor() as i64).flat_map(|v| [v as f64 - ULP, v as f64, v as f64 + ULP]);
+    let on_grid = |v: f64| (v / ULP).round() * ULP;
+    even.map(on_grid).chain(edges.filter(|v| (lo..=hi).contains(v))).collect()
+}
+
+#[test]
+fn comparisons_tell_every_neighbour_apart() {
+    let x = spread(-4.0, 4.0, 40);
+    let thresholds = [-3.0, -0.5, 0.0, 0.25, 3.75];
+    for roster in rosters() {
+        let n = x.len();
+        let (found, _) = run(roster, Type::fixed(-4.0..=4.0), &[n], &x, |x| x.at_least(&thresholds));
+        let expected: Vec<f64> =
+            thresholds.iter().flat_map(|t| x.iter().map(move |x| f64::from(u8::from(x >= t)))).collect();
+        assert_eq!(found, expected, "{roster}");
+        // Thresholds outside of the range cost nothing and are right.
+        let (found, _) = run(roster, Type::fixed(-4.0..=4.0), &[n], &x, |x| x.between(&[-9.0, -4.0, 1.0, 5.0]));
+        let row = |f: &dyn Fn(f64) -> bool| x.iter().map(|x| f64::from(u8::from(f(*x)))).collect::<Vec<_>>();
+        let expected = [row(&|_| false), row(&|_| false), row(&|x| x < 1.0), row(&|x| x >= 1.0), row(&|_| false)];
+        assert_eq!(found, expected.concat(), "{roster}");
+        let (found, _) = run(roster, Type::fixed(-4.0..=4.0), &[n], &x, |x| x.eq(&(x * 0.0 + 1.0)));
+        assert_eq!(found, row(&|x| x == 1.0), "{roster}");
+        let (found, _) = run(roster, Type::fixed(-4.0..=4.0), &[n], &x, |x| x.ne(&(x * 0.0 + 1.0)));
+        assert_eq!(found, row(&|x| x != 1.0), "{roster}");
+    }
+}
+
+#[test]
+fn logic_is_its_truth_table() {
+    let bits = [0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0];
+    for roster in rosters() {
+        let pair = |x: &Tensor, f: fn(&Tensor, &Tensor) -> Tensor| {
+            f(&x.slice(0, 0..1).reshape([4]), &x.slice(0, 1..2).reshape([4]))
+        };
+        let table = |f: fn(&Tensor, &Tensor) -> Tensor| run(roster, Type::bit(), &[2, 4], &bits, |x| pair(x, f)).0;
+        assert_eq!(table(Tensor::and), [0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(table(Tensor::or), [0.0, 1.0, 1.0, 1.0]);
+        assert_eq!(table(Tensor::xor), [0.0, 1.0, 1.0, 0.0]);
+        assert_eq!(table(|a, _| a.not()), [1.0, 1.0, 0.0, 0.0]);
+    }
+}
+
+#[test]
+fn ranges_and_order() {
+    let x = spread(-5.0, 5.0, 30);
+    let n = x.len();
+    let ty = Type::fixed(-5.0..=5.0);
+    let map = |f: &dyn Fn(f64) -> f64| x.iter().map(|x| f(*x)).collect::<Vec<_>>();
+    for roster in rosters() {
+        let exact = |what: &str, op: &dyn Fn(&Tensor) -> Tensor, expected: Vec<f64>| {
+            close(what, &run(roster, ty, &[n], &x, op).0, &expected, 0.0);
+        };
+        exact("relu", &|x| x.relu(), map(&|x| x.max(0.0)));
+        exact("abs", &|x| x.abs(), map(&|x| x.abs()));
+        for (lo, hi) in [(-1.0, 2.0), (0.5, 9.0), (-9.0, 0.5), (-9.0, 9.0), (6.0, 7.0), (-7.0, -6.0)] {
+            exact("clamp", &|x| x.clamp(lo..=hi), map(&|x| x.clamp(lo, hi)));
+            // What is shown to be in range stays so.
+            let b = Builder::new();
+            let clamped = b.input("x", "alice", ty, [1]).clamp(lo..=hi).ty().range();
+            assert!(*clamped.start() >= lo && *clamped.end() <= hi);
+        }
+        exact("max", &|x| x.max(&(-x)), map(&|x| x.abs()));
+        exact("min", &|x| x.min(&(-x)), map(&|x| -x.abs()));
+    }
+}
+
+#[test]
+fn tournaments_and_sorting() {
+    let rows = [[3.0, -1.0, 4.0, 4.0, -5.0], [-2.0, -2.0, -2.0, -3.0, -2.5], [0.0, 1.0, 2.0, 3.0, 4.0]];
+    let flat = rows.concat();
+    let ty = Type::fixed(-5.0..=5.0);
+    for roster in rosters() {
+        let exact = |op: fn(&Tensor) -> Tensor| run(roster, ty, &[3, 5], &flat, op).0;
+        assert_eq!(exact(|x| x.max_along(1)), [4.0, -2.0, 4.0]);
+        assert_eq!(exact(|x| x.min_along(1)), [-5.0, -3.0, 0.0]);
+        assert_eq!(exact(|x| x.max_along(0)), [3.0, 1.0, 4.0, 4.0, 4.0]);
+        assert_eq!(exact(|x| x.argmax(1)).iter().map(|i| *i as usize).collect::<Vec<_>>().len(), 3);
+        for (row, at) in rows.iter().zip(exact(|x| x.argmax(1))) {
+            let greatest = row.iter().copied().fold(f64::MIN, f64::max);
+            assert_eq!(row[at as usize], greatest);
+        }
+        let mut sorted = rows;
+        sorted.iter_mut().for_each(|row| row.sort_by(f64::total_cmp));
+        assert_eq!(exact(|x| x.sort()), sorted.concat());
+        let top: Vec<f64> = sorted.iter().flat_map(|row| [row[4], row[3]]).collect();
+        assert_eq!(exact(|x| x.top_k(2)), top);
+    }
+}
+
+#[test]
+fn division_by_public_integers_is_exact() {
+    for roster in rosters() {
+        for (d, lo, hi) in [(1i64, -20i64, 20i64), (3, -20, 31), (7, -1000, 1000), (10, 0, 99_999), (1000, -5, 5)] {
+            let step = ((hi - lo) / 60).max(1);
+            let x: Vec<f64> = (lo..=hi)
+                .filter(|v| (v - lo) % step == 0 || v.rem_euclid(d) < 2 && v.abs() < 40)
+                .map(|v| v as f64)
+                .collect();
+            let ty = Type::int(lo..=hi);
+            let n = x.len();
+            let map = |f: &dyn Fn(i64) -> i64| x.iter().map(|x| f(*x as i64) as f64).collect::<Vec<_>>();
+            assert_eq!(run(roster, ty, &[n], &x, |x| x.floor_div(d)).0, map(&|x| x.div_euclid(d)), "by {d}");
+            assert_eq!(run(roster, ty, &[n], &x, |x| x.modulo(d)).0, map(&|x| x.rem_euclid(d)), "by {d}");
+        }
+    }
+}
+
+#[test]
+fn functions_stay_within_the_bound_of_their_plan() {
+    let cases = [
+        (Function::Sigmoid, -10.0, 10.0),
+        (Function::Tanh, -6.0, 6.0),
+        (Function::Gelu, -8.0, 8.0),
+        (Function::Silu, -8.0, 8.0),
+        (Function::Exp, -12.0, 1.0),
+        (Function::Log, 0.0625, 32.0),
+        (Function::Reciprocal, 0.25, 16.0),
+        (Function::Sqrt, 0.0, 16.0),
+        (Function::Rsqrt, 0.0625, 16.0),
+    ];
+    for roster in rosters() {
+        for (function, lo, hi) in cases {
+            let x = spread(lo, hi, 120);
+            let (found, bound) = run(roster, Type::fixed(lo..=hi), &[x.len()], &x, |x| x.apply(function));
+            let expected: Vec<f64> = x.iter().map(|x| function.of(*x)).collect();
+            close(function.name(), &found, &expected, bound);
+            // What the plan cannot know is the rounding of the input.
+            let most = if function == Function::Sqrt { 3e-2 } else { 2e-3 };
+            assert!(bound < most, "{}: {bound}", function.name());
+        }
+    }
+}
+
+#[test]
+fn functions_refuse_ranges_where_they_are_not_defined() {
+    let message = |f: fn(&Tensor) -> Tensor, range: std::ops::RangeInclusive<f64>| {
+        let b = Builder::new();
+        let y = f(&b.input("x", "alice", Type::fixed(range), [2]));
+        b.output("y", "alice", &y);
+        b.finish().unwrap_err().to_string()
+    };
+    for (f, range, what) in [
+        (Tensor::log as fn(&Tensor) -> Tensor, 0.0..=1.0, "above 0: clamp or declare"),
+        (Tensor::reciprocal, -1.0..=1.0, "above 0: clamp or declare"),
+        (Tensor::sqrt, -1.0..=1.0, "not below 0: clamp or declare"),
+        (Tensor::exp, -1.0..=60.0, "narrower range"),
+    ] {
+        let message = message(f, range);
+        assert!(message.contains(what) && !message.contains('\n'), "{message}");
+    }
+}
+
+#[test]
+fn layers_equal_the_clear() {
+    let image: Vec<f64> = (0..2 * 3 * 5 * 6).map(|i| f64::from(i * 37 % 19 - 9) / 8.0).collect();
+    let filters: Vec<f64> = (0..4 * 3 * 9).map(|i| f64::from(i * 23 % 17 - 8) / 16.0).collect();
+    let at = |n: usize, c: usize, y: isize, x: isize| {
+        let inside = (0..5).contains(&y) && (0..6).contains(&x);
+        if inside { image[((n * 3 + c) * 5 + y as usize) * 6 + x as usize] } else { 0.0 }
+    };
+    for roster in rosters() {
+        for window in [Window::sliding(3, 1), Window::sliding(3, 0), Window { stride: [2, 3], ..Window::sliding(3, 1) }]
+        {
+            let [down, across] = window.places(5, 6);
+            let pad = window.padding[0] as isize;
+            let mut expected = Vec::new();
+            for (n, o) in (0..2).flat_map(|n| (0..4).map(move |o| (n, o))) {
+                for (y, x) in (0..down).flat_map(|y| (0..across).map(move |x| (y, x))) {
+                    let mut sum = 0.0;
+                    for (c, dy, dx) in (0..27).map(|i| (i / 9, i / 3 % 3, i % 3)) {
+                        let (y, x) =
+                            ((y * window.stride[0] + dy) as isize - pad, (x * window.stride[1] + dx) as isize - pad);
+                        sum += at(n, c, y, x) * filters[((o * 3 + c) * 3 + dy) * 3 + dx];
+                    }
+                    expected.push(sum);
+                }
+            }
+            let (found, bound) = run(roster, Type::fixed(-2.0..=2.0), &[2, 3, 5, 6], &image, |x| {
+                let w = x.builder().constant(&filters, Type::fixed(-1.0..=1.0), [4, 3, 3, 3]);
+                layers::conv2d(x, &w, window)
+            });
+            close("conv2d", &found, &expected, bound);
+        }
+        let pool = |f: &dyn Fn(&[f64]) -> f64| {
+            let mut out = Vec::new();
+            for (n, c, y, x) in (0..2 * 3 * 2 * 3).map(|i| (i / 18, i / 6 % 3, i / 3 % 2, i % 3)) {
+                let words = [(0, 0), (0, 1), (1, 0), (1, 1)]
+                    .map(|(dy, dx)| at(n, c, (2 * y + dy) as isize, (2 * x + dx) as isize));
+                out.push(f(&words));
+            }
+            out
+        };
+        let pooled = |f: fn(&Tensor, Window) -> Tensor| {
+            run(roster, Type::fixed(-2.0..=2.0), &[2, 3, 5, 6], &image, |x| f(x, Window::tiles(2)))
+        };
+        let (found, bound) = pooled(layers::max_pool);
+        close("max pool", &found, &pool(&|w| w.iter().copied().fold(f64::MIN, f64::max)), bound.min(ULP));
+        let (found, bound) = pooled(layers::average_pool);
+        close("average pool", &found, &pool(&|w| w.iter().sum::<f64>() / 4.0), bound);
+    }
+}
+
+#[test]
+fn softmax_norm_and_embedding() {
+    let x: Vec<f64> = (0..24).map(|i| f64::from(i * 29 % 31 - 15) / 4.0).collect();
+    for roster in rosters() {
+        let ty = Type::fixed(-4.0..=4.0);
+        let (found, _) = run(roster, ty, &[4, 6], &x, layers::softmax);
+        let expected: Vec<f64> = x
+            .chunks(6)
+            .flat_map(|row| {
+                let sum: f64 = row.iter().map(|x| x.exp()).sum();
+                row.iter().map(move |x| x.exp() / sum).collect::<Vec<_>>()
+            })
+            .collect();
+        close("softmax", &found, &expected, 1e-3);
+
+        let (found, _) = run(roster, ty, &[4, 6], &x, |x| {
+            let gain = x.builder().constant(&[1.5], Type::fixed(1.5..=1.5), [6]);
+            let bias = x.builder().constant(&[-0.25], Type::fixed(-0.25..=-0.25), [6]);
+            layers::layer_norm(x, &gain, &bias, 0.25..=16.0)
+        });
+        let expected: Vec<f64> = x
+            .chunks(6)
+            .flat_map(|row| {
+                let mean = row.iter().sum::<f64>() / 6.0;
+                let var = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 6.0;
+                row.iter().map(move |x| (x - mean) / var.sqrt() * 1.5 - 0.25).collect::<Vec<_>>()
+            })
+            .collect();
+        close("layer norm", &found, &expected, 2e-3);
+
+        let table: Vec<f64> = (0..21).map(|i| f64::from(i) / 4.0 - 2.0).collect();
+        let indices = [0.0, 6.0, 3.0, 1.0];
+        let (found, _) = run(roster, Type::int(0..=6), &[2, 2], &indices, |x| {
+            layers::embedding(x, &x.builder().constant(&table, Type::fixed(-2.0..=4.0), [7, 3]))
+        });
+        let expected: Vec<f64> = indices.iter().flat_map(|i| table[*i as usize * 3..][..3].to_vec()).collect();
+        close("embedding", &found, &expected, 0.0);
+
+        let (found, bound) = run(roster, ty, &[4, 6], &x, |x| x.var(1));
+        let expected: Vec<f64> = x
+            .chunks(6)
+            .map(|row| {
+                let mean = row.iter().sum::<f64>() / 6.0;
+                row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 6.0
+            })
+            .collect();
+        close("var", &found, &expected, bound);
+    }
+}
