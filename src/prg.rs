@@ -112,6 +112,12 @@ impl Stream {
         words.iter().map(|word| u32::from_le_bytes(*word)).for_each(each);
     }
 
+    /// The stream of a ChaCha20 key that a test knows.
+    #[cfg(all(test, feature = "gpu"))]
+    pub(crate) fn of_key(key: PrgKey) -> Self {
+        Self { key }
+    }
+
     /// The raw word at an index, of a redraw or (0) of the first draw.
     #[cfg(all(test, feature = "gpu"))]
     pub(crate) fn raw(&self, redraw: u32, index: u64) -> u64 {

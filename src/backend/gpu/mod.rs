@@ -170,7 +170,7 @@ impl Gpu {
         let kernel = Kernel::Linear { terms: terms.len() as u32 };
         let operands: Vec<_> = terms.iter().map(|(_, x)| *x).collect();
         self.piecewise(kernel, n, out, &operands, |_, words| {
-            let mut params = vec![words as u32, 0];
+            let mut params = room(4 + 2 * terms.len(), &[words as u32, 0]);
             push(&mut params, constant);
             terms.iter().for_each(|(k, _)| push(&mut params, *k));
             params
@@ -247,7 +247,16 @@ impl Gpu {
 /// Terms of one pass of a linear combination: registers for their coefficients.
 const MOST_TERMS: usize = 16;
 
+/// Parameters of a known length, and the first of them. Some are keys, and a
+/// vector that grows leaves what it held behind.
+fn room(len: usize, first: &[u32]) -> Vec<u32> {
+    let mut params = Vec::with_capacity(len);
+    params.extend(first);
+    params
+}
+
 fn push(params: &mut Vec<u32>, word: Fp61) {
+    assert!(params.capacity() - params.len() >= 2, "room was made for fewer parameters");
     params.extend([word.word() as u32, (word.word() >> 32) as u32]);
 }
 
@@ -361,7 +370,8 @@ impl Backend for Gpu {
             self.piecewise(kernel, n, out, &operands, |first, words| {
                 let Fp61Mask(reject) = self.reject;
                 // A piece begins with a block: pieces are multiples of eight words.
-                let mut params = vec![words as u32, streams.len() as u32, (first / 8) as u32];
+                let first = [words as u32, streams.len() as u32, (first / 8) as u32];
+                let mut params = room(6 + 10 * streams.len(), &first);
                 params.extend([reject as u32, (reject >> 32) as u32, 0]);
                 for (k, stream) in streams {
                     stream.key_words(|word| params.push(word));
@@ -379,7 +389,7 @@ impl Backend for Gpu {
             Dims::Elementwise(n) => self.build(n, |out| {
                 let operands = held([c, d, e, a, b])?;
                 self.piecewise(Kernel::Beaver, n, out, &operands, |_, words| {
-                    let mut params = vec![words as u32, 0];
+                    let mut params = room(4, &[words as u32, 0]);
                     push(&mut params, k);
                     params
                 });
@@ -410,7 +420,8 @@ impl Backend for Gpu {
             let operands = held([c, high, msb])?;
             for (row, threshold) in thresholds.iter().enumerate() {
                 self.rows(Kernel::Shift, c.len, row, &[out], &operands, |words, base| {
-                    let mut params = vec![words as u32, by.into(), *threshold as u32, (*threshold >> 32) as u32];
+                    let first = [words as u32, by.into(), *threshold as u32, (*threshold >> 32) as u32];
+                    let mut params = room(11, &first);
                     push(&mut params, public);
                     push(&mut params, constant);
                     push(&mut params, Fp61::reduce(1 << (61 - by)));
@@ -481,7 +492,8 @@ impl Backend for Gpu {
                 let words = self.limits.binding.min(n - first);
                 let mut bound = vec![Window { held: out, first, words }, Window { held: &flag, first: 0, words: 1 }];
                 bound.extend(shares.iter().map(|held| Window { held, first, words }));
-                let mut params = vec![words as u32, first as u32, n as u32, 0];
+                let coefficients = at_zero.len() * (1 + parity.len());
+                let mut params = room(4 + 2 * coefficients, &[words as u32, first as u32, n as u32, 0]);
                 at_zero.iter().chain(parity.iter().flatten()).for_each(|k| push(&mut params, *k));
                 self.queue.dispatch(kernel, &params, &bound, self.groups(kernel, words));
             }

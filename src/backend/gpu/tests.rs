@@ -217,6 +217,52 @@ fn nothing_of_a_secret_is_left_after_its_release() {
     assert!(left < 8, "{left} copies are left");
 }
 
+/// Keys travel in the parameters of kernels. A hundred uses are recorded in one
+/// batch, so that what each leaves behind adds up.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_of_a_key_is_left_after_its_use() {
+    let Some(gpu) = open(SOFTWARE()) else { return };
+    // Patterns are masked, as above.
+    let mask = 0x5555_5555_5555_5555u64;
+    let pair = |words: [u64; 2]| words.map(|word| word ^ mask);
+    let (prg, alpha) =
+        ([0x3342_6b7d_0c13_95e2u64, 0x475e_90a4_1f77_3c21], [0x4842_6b7d_0c13_95e2u64, 0x4e5e_90a4_1f77_3c21]);
+    // Each in a frame of its own, which the scan's will overwrite.
+    let key = || {
+        let mut key = PrgKey([0; 32]);
+        let bytes = key.0.as_chunks_mut().0.iter_mut();
+        bytes.zip(prg.iter().cycle()).for_each(|(bytes, word)| *bytes = (word ^ mask).to_le_bytes());
+        Stream::of_key(key)
+    };
+    let secret = |i: usize| Fp61::new(alpha[i] ^ mask).unwrap();
+    let small = || (0..1000).map(|i| secret(i % 2)).collect::<Vec<_>>();
+    {
+        let x = gpu.load(vec![Fp61::ONE; 100]);
+        for _ in 0..100 {
+            gpu.expand(100, &[(Fp61::ONE, key()), (-Fp61::ONE, key())], None);
+            gpu.linear(100, &[(secret(1), &x), (Fp61::ONE, &x)], secret(0));
+            gpu.shift(&x, &[0], 16, &x, &x, secret(0), secret(1));
+        }
+    }
+    // Their vectors on the host, freed between others.
+    for _ in 0..50 {
+        drop(gpu.read(&gpu.expand(5000, &[0; 3].map(|_| (Fp61::ONE, key())), None)).unwrap());
+    }
+    gpu.settle();
+    for (of, pattern) in [("a PRG key", prg), ("a MAC key", alpha)] {
+        let left = copies_in_memory(pair(pattern));
+        eprintln!("{left} copies of {of}");
+        assert!(left < 20, "{left} copies of {of} are left");
+    }
+    // Vectors that the allocator keeps, and so would keep their words.
+    let vectors: Vec<_> = (0..20).map(|_| small()).collect();
+    drop(vectors.into_iter().map(|words| gpu.load(words)).collect::<Vec<_>>());
+    gpu.settle();
+    let left = copies_in_memory(pair(alpha));
+    assert!(left < 20, "{left} copies of small vectors are left");
+}
+
 /// Work of many threads on one device.
 #[test]
 fn threads_share_a_device() {
