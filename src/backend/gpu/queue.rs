@@ -14,15 +14,17 @@
 //! Nothing but zeros ever lies in the pool.
 //!
 //! **Faults.** After a device is lost every call still says that all went
-//! well. So a download counts only if its mapping succeeded and no fault has
-//! been reported by then; a fault is for ever.
+//! well, but for polling, which panics if the driver took the device away. So a
+//! download counts only if its mapping succeeded and no fault has been reported
+//! by then; a fault is for ever.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use wgpu::{BufferUsages, MapMode, PollType};
+use wgpu::{BufferUsages, DeviceLostReason, MapMode, PollType};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::kernels::{Kernel, Pipelines};
@@ -44,25 +46,55 @@ const IDLE: u64 = 32 << 20;
 
 /// What the device reported, once and for ever.
 #[derive(Clone, Default)]
-pub struct Fault(Arc<Mutex<Option<String>>>);
+pub struct Fault(Arc<Mutex<Report>>);
+
+#[derive(Default)]
+struct Report {
+    what: Option<String>,
+    lost: bool,
+}
 
 impl Fault {
+    fn lock(&self) -> MutexGuard<'_, Report> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
     /// Keeps the first report: later ones follow from it.
     pub fn report(&self, what: &str) {
-        // Drivers write several lines.
-        let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+        let what = one_line(what);
         tracing::warn!(fault = what, "the GPU failed");
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
+        self.lock().what.get_or_insert(what);
     }
-    /// A loss, which may be told after what follows from it, is the reason.
-    fn report_loss(&self, reason: wgpu::DeviceLostReason, message: &str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.report(&format!("the device was lost ({reason:?}): {message}"));
+    /// A loss, which may be told after what follows from it, is the reason. At
+    /// no moment is there none: a download may be looking.
+    fn report_loss(&self, reason: DeviceLostReason, message: &str) {
+        let what = one_line(&format!("the device was lost ({reason:?}): {message}"));
+        tracing::warn!(fault = what, "the GPU failed");
+        let mut report = self.lock();
+        if !std::mem::replace(&mut report.lost, true) {
+            report.what = Some(what);
+        }
     }
     /// The first report, if there is one.
     pub fn get(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().what.clone()
     }
+    fn is_loss(&self) -> bool {
+        self.lock().lost
+    }
+
+    /// Runs a call of wgpu that panics if the driver took the device away
+    /// (30.0: `Device::poll`, when it holds no lock any more).
+    fn outlive<T>(&self, call: impl FnOnce() -> T) -> Option<T> {
+        let told = |panic: Box<dyn std::any::Any + Send>| {
+            self.report_loss(DeviceLostReason::Unknown, panic.downcast_ref::<String>().map_or("", String::as_str));
+        };
+        catch_unwind(AssertUnwindSafe(call)).map_err(told).ok()
+    }
+}
+
+/// Drivers write several lines.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// A resident buffer. It is cleared and given back when it is dropped.
@@ -181,8 +213,15 @@ impl Queue {
         self.0.fault.get()?;
         // A loss is told when the queue has run empty; until then one hears
         // only of what follows from it.
-        let _ = self.0.device.poll(PollType::wait_indefinitely());
+        self.poll(PollType::wait_indefinitely());
         self.0.fault.get()
+    }
+
+    /// Lets callbacks run; whether the device did what was asked. One that is
+    /// lost is left alone.
+    fn poll(&self, how: PollType) -> bool {
+        let device = &self.0.device;
+        !self.0.fault.is_loss() && self.0.fault.outlive(|| device.poll(how)).is_some_and(|done| done.is_ok())
     }
     /// Gives the device up: what it computes from here on fails.
     pub fn destroy(&self) {
@@ -294,7 +333,7 @@ impl Queue {
     /// Wipes what the device has read and mapped again.
     fn recall(&self, state: &mut State) {
         // Callbacks of mappings run in here.
-        let _ = self.0.device.poll(PollType::Poll);
+        self.poll(PollType::Poll);
         let returned = std::mem::take(&mut *self.0.returned.lock().unwrap_or_else(PoisonError::into_inner));
         for mut chunk in returned {
             if let Ok(mut view) = chunk.buffer.get_mapped_range_mut(..chunk.used) {
@@ -448,7 +487,7 @@ impl Queue {
         drop(state);
         let (report, mapped) = channel();
         landing.map_async(MapMode::Read, ..8 * words as u64, move |result| drop(report.send(result)));
-        let waited = self.0.device.poll(PollType::Wait { submission_index: Some(index), timeout: None });
+        let waited = self.poll(PollType::Wait { submission_index: Some(index), timeout: None });
         let mapped = loop {
             if let Some(fault) = self.fault() {
                 return Err(fault);
@@ -456,25 +495,22 @@ impl Queue {
             // Another thread's poll may have taken the callback and not yet run it.
             match mapped.recv_timeout(Duration::from_millis(1)) {
                 Ok(mapped) => break mapped.is_ok(),
-                Err(RecvTimeoutError::Timeout) => drop(self.0.device.poll(PollType::Poll)),
+                Err(RecvTimeoutError::Timeout) => drop(self.poll(PollType::Poll)),
                 Err(RecvTimeoutError::Disconnected) => break false,
             }
         };
-        if waited.is_err() || !mapped {
-            self.0.fault.report(&format!("a download failed ({waited:?})"));
+        if !waited || !mapped {
+            self.0.fault.report(if waited {
+                "a download could not be mapped"
+            } else {
+                "a download was not waited for"
+            });
         }
         if let Some(fault) = self.fault() {
             return Err(fault);
         }
         let view = landing.get_mapped_range(..8 * words as u64).map_err(|e| e.to_string())?;
-        for raw in view.as_chunks().0 {
-            let word = u64::from_le_bytes(*raw);
-            let Some(word) = Fp61::new(word) else {
-                self.0.fault.report(&format!("the device computed {word:#x}, which is no field element"));
-                return Err(self.fault().unwrap_or_default());
-            };
-            out.push(word);
-        }
+        out.extend(view.as_chunks().0.iter().map_while(|raw| Fp61::new(u64::from_le_bytes(*raw))));
         drop(view);
         landing.unmap();
         let mut clear = self.0.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -486,15 +522,21 @@ impl Queue {
         if bytes <= CHUNK {
             state.downloads.entry(bytes).or_default().push(landing);
         }
+        drop(state);
+        // The word itself may be a secret's.
+        if out.len() < words {
+            self.0.fault.report("the device computed a word that is no field element");
+            return Err(self.fault().unwrap_or_default());
+        }
         Ok(out)
     }
 
-    /// Waits until everything is done, wiped and given back.
+    /// Waits until everything recorded is done, wiped and given back. Others
+    /// may go on recording.
     pub fn settle(&self) {
-        let mut state = self.state();
-        self.submit(&mut state);
-        let _ = self.0.device.poll(PollType::wait_indefinitely());
-        self.recall(&mut state);
+        let index = self.submit_with(&mut self.state(), |_| {});
+        self.poll(PollType::Wait { submission_index: Some(index), timeout: None });
+        self.recall(&mut self.state());
     }
 }
 
@@ -519,4 +561,27 @@ fn binding(buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> wgpu::BindingResou
 fn size_class(bytes: u64) -> u64 {
     let step = (bytes.next_power_of_two() / 8).max(256);
     bytes.next_multiple_of(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A driver that takes its device away is not to be had at will; what wgpu
+    /// then does is.
+    #[test]
+    fn a_panic_of_the_loss_is_a_fault_and_the_reason() {
+        let fault = Fault::default();
+        assert_eq!(fault.outlive(|| 7), Some(7));
+        fault.report("what\nfollows");
+        assert_eq!(fault.get().unwrap(), "what follows");
+        let device = "Validation Error\n\nCaused by:\n  Parent device is lost\n";
+        assert_eq!(fault.outlive(|| -> u32 { panic!("Error in Device::poll: {device}") }), None);
+        let told = fault.get().unwrap();
+        assert!(told.starts_with("the device was lost (Unknown): Error in Device::poll: Validation Error"), "{told}");
+        assert!(fault.is_loss() && !told.contains('\n'));
+        fault.report_loss(DeviceLostReason::Destroyed, "again");
+        fault.report("later");
+        assert_eq!(fault.get().unwrap(), told);
+    }
 }
