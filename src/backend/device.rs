@@ -59,6 +59,14 @@ pub enum Device {
 }
 
 impl Device {
+    /// Waits until what was released on it is wiped, as far as a later release
+    /// would otherwise have to set it off. To be called when a job is over.
+    pub fn settle(&self) {
+        #[cfg(feature = "gpu")]
+        if let Self::Gpu(gpu) = self {
+            gpu.settle();
+        }
+    }
     /// Whether it can be lost while the process lives.
     pub fn can_be_lost(&self) -> bool {
         !matches!(self, Self::Cpu)

@@ -147,6 +147,8 @@ pub(crate) fn compute(
         threads.into_iter().map(|t| t.join().expect("a node's thread reports errors, it does not panic")).collect()
     });
     let online = started.elapsed();
+    // The caller may keep the device and never use it again.
+    device.settle();
     let outcomes: Vec<Result<Concluded, LocalError>> = outcomes;
     // The node that found the fault says more than those that followed it.
     let mut concluded = Vec::with_capacity(outcomes.len());

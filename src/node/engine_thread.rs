@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::wire::Peer;
-use crate::backend::Devices;
+use crate::backend::{Device, Devices};
 use crate::engine::frame::Frame;
 use crate::engine::{Action, EngineError, Event, Outcome, Party, Record};
 use crate::entropy::Entropy;
@@ -96,9 +96,9 @@ fn drive(job: Job, letters: &mut UnboundedReceiver<Letter>, words: &UnboundedSen
     let mut rng = entropy.generator(&[b"engine", &assigned.manifest().digest(), &[assigned.slot().0]])?;
     let conclusion = assigned.conclusion();
     // It may have been lost since the last job.
-    let device = devices.open()?.device;
+    let Settled(device) = &Settled(devices.open()?.device);
     let log = Box::new(Kept { store: Arc::clone(&store), nonce });
-    let party = Box::new(Survivor::new(assigned, inputs, &device, &mut *rng, log)?);
+    let party = Box::new(Survivor::new(assigned, inputs, device, &mut *rng, log)?);
     say(words, Word::Ready)?;
     let mut engine = Engine {
         party,
@@ -130,6 +130,16 @@ fn drive(job: Job, letters: &mut UnboundedReceiver<Letter>, words: &UnboundedSen
         if let Some(outcome) = engine.settle()? {
             return say(words, Word::Outcome(outcome, Box::new(conclusion)));
         }
+    }
+}
+
+/// A device on which nothing of the job is left when the thread ends, however
+/// it ends: it may have nothing else to do for a long time.
+struct Settled(Device);
+
+impl Drop for Settled {
+    fn drop(&mut self) {
+        self.0.settle();
     }
 }
 
