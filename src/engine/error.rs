@@ -104,6 +104,9 @@ pub enum EngineError {
     /// The device failed.
     #[error("{0}")]
     Backend(String),
+    /// The log that would make the party again cannot be written.
+    #[error("this node cannot keep the log by which it would outlive its device: {0}")]
+    Log(String),
     /// The device failed and the party could not be made again.
     #[error("the device failed and this node cannot go on without it: {0}")]
     Replay(String),

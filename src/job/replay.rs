@@ -83,13 +83,15 @@ pub struct Survivor {
     seed: Zeroizing<[u8; 32]>,
     party: Box<dyn Party>,
     log: Box<dyn Log>,
-    logged: u32,
-    /// hash of all entries of the log, in order
-    heard: blake3::Hasher,
+    /// hashes of the log's entries: a party fed with other words would go on,
+    /// and mask other values
+    heard: Vec<blake3::Hash>,
     /// hash of all frames that have left, in order
     said: blake3::Hasher,
     /// the party is on the CPU, which is not lost
     safe: bool,
+    /// it has failed: what is left of it may be half made again
+    failed: bool,
 }
 
 impl Survivor {
@@ -113,16 +115,16 @@ impl Survivor {
             seed,
             party,
             log,
-            logged: 0,
-            heard: blake3::Hasher::new(),
+            heard: Vec::new(),
             said: blake3::Hasher::new(),
             safe,
+            failed: false,
         })
     }
 
     /// Whether the device was lost and the party made again.
     pub fn is_rebuilt(&self) -> bool {
-        self.safe && self.logged > 0
+        self.safe && !self.heard.is_empty()
     }
 
     /// A new party on the CPU, where the log has led it; what the last event
@@ -130,30 +132,41 @@ impl Survivor {
     fn replay(&mut self) -> Result<Vec<Action>, String> {
         let rng = Box::new(ChaCha20Rng::from_seed(*self.seed));
         self.party = self.assigned.party(&self.inputs, &Device::Cpu, rng).map_err(|e| e.to_string())?;
-        // A party fed with other words would go on, and mask other values.
-        let mut heard = blake3::Hasher::new();
-        for index in 0..self.logged {
-            heard.update(&self.log.entry(index)?);
-        }
-        if heard.finalize() != self.heard.finalize() {
-            return Err("the log of the job is not what was written to it".to_owned());
-        }
-        let mut said = blake3::Hasher::new();
-        for index in 0..self.logged {
-            let entry = postcard::from_bytes::<Entry>(&self.log.entry(index)?).map_err(|e| e.to_string())?;
-            let actions = self.party.step(entry.event(&*self.log)?).map_err(|e| e.to_string())?;
-            if index + 1 < self.logged {
-                hear(&mut said, &actions);
-                continue;
+        let (mut said, mut actions) = (blake3::Hasher::new(), Vec::new());
+        for (index, heard) in (0..).zip(&self.heard) {
+            hear(&mut said, &actions);
+            let entry = self.log.entry(index)?;
+            if blake3::hash(&entry) != *heard {
+                return Err("the log of the job is not what was written to it".to_owned());
             }
-            if said.finalize() != self.said.finalize() {
-                return Err("made again, this node would have said something else than it has said".to_owned());
-            }
-            self.safe = true;
-            self.inputs = Vec::new();
-            return Ok(actions);
+            let entry = postcard::from_bytes::<Entry>(&entry).map_err(|e| e.to_string())?;
+            actions = self.party.step(entry.event(&*self.log)?).map_err(|e| e.to_string())?;
         }
-        Err("nothing was logged".to_owned())
+        // All but what the last event leads to has left.
+        if said.finalize() != self.said.finalize() {
+            return Err("made again, this node would have said something else than it has said".to_owned());
+        }
+        self.safe = true;
+        self.inputs = Vec::new();
+        Ok(actions)
+    }
+
+    /// Logs an event and feeds it to the party on the device.
+    fn risk(&mut self, event: Event) -> Result<Vec<Action>, EngineError> {
+        let entry = postcard::to_stdvec(&Entry::of(&event)).expect("plain data always encodes");
+        self.log.append(self.heard.len() as u32, &entry).map_err(EngineError::Log)?;
+        self.heard.push(blake3::hash(&entry));
+        let mut actions = match self.party.step(event) {
+            Err(lost) if lost.is_of_device() => {
+                let events = self.heard.len();
+                tracing::warn!(reason = %lost, "the job goes on on the CPU, from the log of {events} events");
+                return self.replay().map_err(|reason| EngineError::Replay(format!("{reason}; first, {lost}")));
+            }
+            done => done?,
+        };
+        hear(&mut self.said, &actions);
+        actions.retain(|action| !matches!(action, Action::DropSegments { .. }));
+        Ok(actions)
     }
 }
 
@@ -171,22 +184,12 @@ impl Party for Survivor {
         if self.safe {
             return self.party.step(event);
         }
-        let entry = postcard::to_stdvec(&Entry::of(&event)).expect("plain data always encodes");
-        self.log.append(self.logged, &entry).map_err(EngineError::Replay)?;
-        self.heard.update(&entry);
-        self.logged += 1;
-        let mut actions = match self.party.step(event) {
-            Err(lost) if lost.is_of_device() => {
-                tracing::warn!(reason = %lost, "the job goes on on the CPU, from the log of {} events", self.logged);
-                self.replay().map_err(|reason| EngineError::Replay(format!("{reason}; first, {lost}")))?
-            }
-            done => done?,
-        };
-        if !self.safe {
-            hear(&mut self.said, &actions);
-            actions.retain(|action| !matches!(action, Action::DropSegments { .. }));
+        if self.failed {
+            return Err(EngineError::Unasked("an event after the end of the job"));
         }
-        Ok(actions)
+        let actions = self.risk(event);
+        self.failed = actions.is_err();
+        actions
     }
 
     fn progress(&self) -> (usize, usize) {

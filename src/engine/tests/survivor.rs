@@ -53,6 +53,11 @@ impl Party for Doomed {
         }
         self.events += 1;
         let actions = self.survivor.step(event);
+        // A party half made again must not go on: a deadline of some other
+        // step, which says nothing, would be taken.
+        if actions.is_err() {
+            assert!(matches!(self.survivor.step(Event::Deadline { token: u32::MAX }), Err(EngineError::Unasked(_))));
+        }
         *self.lost.lock().unwrap() |= self.survivor.is_rebuilt();
         actions
     }
