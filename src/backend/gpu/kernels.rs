@@ -108,6 +108,18 @@ impl Kernel {
         source
     }
 
+    /// What a dispatch with these parameters computes, counted roughly in
+    /// multiply-adds of a matrix product.
+    pub fn steps(self, params: &[u32]) -> u64 {
+        let of = |from: usize, until: usize| params[from..until].iter().map(|p| u64::from(*p)).product();
+        match self {
+            Self::MatmulWide { .. } | Self::MatmulNarrow { .. } => of(0, 3),
+            // Words and streams; a word takes an eighth of a ChaCha20 block.
+            Self::Expand { .. } => 8 * of(0, 2),
+            _ => of(0, 1),
+        }
+    }
+
     /// Bytes of workgroup memory and threads of a workgroup: wgpu does not
     /// compare the first with what the device has.
     pub fn workgroup(self) -> (u32, u32) {

@@ -73,8 +73,8 @@ const BUSY: usize = 1 << 14;
 /// Steps along a summed axis that one thread takes: Mesa's llvmpipe leaves all
 /// loops of a thread, silently, after 65,535 turns together.
 const STEPS: usize = 1 << 15;
-/// Multiply-adds of one dispatch: some systems take a device away that does
-/// not answer for two seconds.
+/// Multiply-adds of one product, and about those of one batch: some systems
+/// take a device away that does not answer for two seconds.
 const WORK: usize = 1 << 35;
 
 /// A vector on the device.

@@ -161,6 +161,8 @@ struct State {
     pass: Option<wgpu::ComputePass<'static>>,
     work: Option<wgpu::CommandEncoder>,
     dispatches: usize,
+    /// what they cost, in multiply-adds
+    steps: u64,
     /// parameters of the batch; allocated once, so that no copy is left behind
     params: Zeroizing<Vec<u32>>,
     /// staging buffers written in this batch
@@ -386,13 +388,16 @@ impl Queue {
         pass.set_bind_group(0, &group, &[]);
         pass.dispatch_workgroups(groups[0], groups[1], 1);
         state.dispatches += 1;
+        // To move a word takes as long as a few multiply-adds.
+        let moved: usize = bound.iter().map(|window| window.words).sum();
+        state.steps += kernel.steps(params).max(4 * moved as u64);
         self.submit_if_full(&mut state);
     }
 
     fn submit_if_full(&self, state: &mut State) {
         let staged: u64 = state.staged.iter().map(|chunk| chunk.used).sum();
         let released: u64 = state.released.iter().map(wgpu::Buffer::size).sum();
-        if state.dispatches >= DISPATCHES || staged + released > WAITING {
+        if state.dispatches >= DISPATCHES || state.steps >= super::WORK as u64 || staged + released > WAITING {
             self.submit(state);
         }
     }
@@ -448,7 +453,7 @@ impl Queue {
         for buffer in released {
             state.pool.entry(buffer.size()).or_default().push(buffer);
         }
-        state.dispatches = 0;
+        (state.dispatches, state.steps) = (0, 0);
         index
     }
 
