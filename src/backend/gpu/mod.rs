@@ -24,7 +24,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(crate) use self::tests::{device as test_device, wrong_device};
+pub(crate) use self::tests::{device as test_device, open as open_test_device, wrong_device};
 
 use std::sync::Arc;
 

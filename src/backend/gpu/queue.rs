@@ -572,6 +572,25 @@ fn size_class(bytes: u64) -> u64 {
 mod tests {
     use super::*;
 
+    /// Nobody may ever use the device again.
+    #[test]
+    fn a_job_that_is_over_leaves_nothing_to_be_wiped() {
+        use crate::backend::Device;
+        use crate::backend::gpu::{Options, open_test_device};
+        let Some(gpu) = open_test_device(Options { software: true, ..Options::default() }) else { return };
+        let b = crate::program::Builder::new();
+        let x = b.input("x", "alice", crate::program::Type::fixed(-4.0..=4.0), [20, 30]);
+        b.output("z", "alice", &(&x * &x));
+        let (program, inputs) = (b.finish().unwrap(), [("x", vec![1.5; 600])]);
+        let (roster, entropy) =
+            (crate::roster::Roster::spdz(2).unwrap(), crate::entropy::Entropy::insecure_from_seed(1));
+        crate::job::local::run_with(&program, roster, &inputs, entropy, &Device::Gpu(gpu.clone())).unwrap();
+        let state = gpu.queue.state();
+        let used: u64 = state.idle.iter().map(|chunk| chunk.used).sum();
+        assert_eq!((state.released.len(), state.staged.len(), state.params.len(), used), (0, 0, 0, 0));
+        assert!(!state.pool.is_empty() && gpu.queue.0.returned.lock().unwrap().is_empty());
+    }
+
     /// A driver that takes its device away is not to be had at will; what wgpu
     /// then does is.
     #[test]

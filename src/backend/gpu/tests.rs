@@ -16,7 +16,7 @@ pub fn device() -> Option<Gpu> {
 }
 
 /// A device of a test's own.
-fn open(options: Options) -> Option<Gpu> {
+pub fn open(options: Options) -> Option<Gpu> {
     match Gpu::open(options) {
         Ok(gpu) => {
             eprintln!("this test runs on {}", gpu.adapter());
