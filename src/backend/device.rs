@@ -139,7 +139,10 @@ impl Devices {
         let mut open = self.gpu.lock().unwrap_or_else(PoisonError::into_inner);
         match &*open {
             Some(gpu) if gpu.fault().is_none() => Ok(Device::Gpu(gpu.clone())),
-            _ => {
+            lost => {
+                if lost.is_some() {
+                    tracing::warn!("the GPU was lost and is opened again");
+                }
                 *open = None;
                 Ok(Device::Gpu(open.insert(Gpu::open(self.options)?).clone()))
             }

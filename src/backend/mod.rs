@@ -61,7 +61,8 @@ impl Deref for Host<'_> {
 /// mismatch is a bug that panics.
 pub trait Backend: Clone + Send + Sync + 'static {
     /// A resident, immutable vector of field elements. Cloning is cheap
-    /// (shared); the memory is wiped when the last clone is dropped.
+    /// (shared); after the last clone is dropped the memory is wiped before
+    /// anything else may have it, on a device at the end of the batch at hand.
     type Words: Clone + Send + Sync;
 
     /// The name for errors and logs.

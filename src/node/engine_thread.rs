@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::wire::Peer;
-use crate::backend::{Device, Devices};
+use crate::backend::{Device, Devices, Opened};
 use crate::engine::frame::Frame;
 use crate::engine::{Action, EngineError, Event, Outcome, Party, Record};
 use crate::entropy::Entropy;
@@ -96,7 +96,11 @@ fn drive(job: Job, letters: &mut UnboundedReceiver<Letter>, words: &UnboundedSen
     let mut rng = entropy.generator(&[b"engine", &assigned.manifest().digest(), &[assigned.slot().0]])?;
     let conclusion = assigned.conclusion();
     // It may have been lost since the last job.
-    let Settled(device) = &Settled(devices.open()?.device);
+    let Opened { device, fell_back } = devices.open()?;
+    if let Some(why) = fell_back {
+        tracing::debug!("this job has no GPU: {why}");
+    }
+    let Settled(device) = &Settled(device);
     let log = Box::new(Kept { store: Arc::clone(&store), nonce });
     let party = Box::new(Survivor::new(assigned, inputs, device, &mut *rng, log)?);
     say(words, Word::Ready)?;

@@ -2,7 +2,6 @@
 
 use super::world::{World, rosters};
 use crate::engine::frame::Kind;
-use crate::roster::Roster;
 
 #[test]
 fn the_wire_is_what_the_plan_predicts() {
@@ -28,6 +27,7 @@ fn only_messages_cross_the_bus() {
     use super::world::small_program;
     use crate::backend::Device;
     use crate::backend::gpu::{Gpu, Options};
+    use crate::roster::Roster;
     if crate::backend::gpu::test_device().is_none() {
         return;
     }

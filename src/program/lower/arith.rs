@@ -305,7 +305,10 @@ impl Lowering {
         let product = Value::Secret(self.product(Dims::Elementwise(count * n), bits, past));
         let part = |l: &mut Self, i: usize| match count {
             1 => product.clone(),
-            _ => l.view(View::Slice { outer: 1, axis: count, inner: n, start: i, end: i + 1 }, &[product.clone()]),
+            _ => l.view(
+                View::Slice { outer: 1, axis: count, inner: n, start: i, end: i + 1 },
+                std::slice::from_ref(&product),
+            ),
         };
         let mut terms = Vec::new();
         if low {
