@@ -17,8 +17,10 @@ fn run(roster: Roster, ty: Type, shape: &[usize], x: &[f64], f: impl Fn(&Tensor)
     let tensor = b.input("x", "alice", ty, shape);
     b.output("y", "alice", &f(&tensor));
     let program = b.finish().unwrap();
-    let bound = program.plan(roster).unwrap().outputs[0].error;
+    let plan = program.plan(roster).unwrap();
+    let bound = plan.outputs[0].error;
     let mut run = local::run(&program, roster, &[("x", x.to_vec())]).unwrap();
+    assert_eq!(u64::from(run.rounds), plan.cost().rounds);
     (run.outputs.remove("y").unwrap(), bound)
 }
 
@@ -97,6 +99,52 @@ fn ranges_and_order() {
         }
         exact("max", &|x| x.max(&(-x)), map(&|x| x.abs()));
         exact("min", &|x| x.min(&(-x)), map(&|x| -x.abs()));
+    }
+}
+
+/// Rounds, and opened words for each element.
+fn cost(ty: Type, n: usize, f: impl Fn(&Tensor) -> Tensor) -> (u64, u64) {
+    let b = Builder::new();
+    b.output("y", "alice", &f(&b.input("x", "alice", ty, [n])));
+    let cost = b.finish().unwrap().plan(rosters()[0]).unwrap().cost();
+    assert_eq!(cost.opened_words % n as u64, 0);
+    (cost.rounds, cost.opened_words / n as u64)
+}
+
+#[test]
+fn a_relu_costs_what_its_design_says_whatever_the_width() {
+    let bits31 = Type::fixed(-32768.0..=32767.0);
+    for n in [1, 1000] {
+        assert_eq!(cost(bits31, n, |x| x.relu()), (5, 13));
+        // The product's opening serves the comparison, the bias costs nothing.
+        let small = Type::fixed(-181.0..=181.0);
+        assert_eq!(cost(small, n, |x| (x * x - 30000.0).relu()), (5, 13));
+        assert_eq!(cost(small, n, |x| x * x), (1, 1));
+        // Both ends on one opening, one round of products for both.
+        assert_eq!(cost(bits31, n, |x| x.clamp(-1.0..=1.0)).0, 5);
+        assert_eq!(cost(bits31, n, |x| x.ge0()), (4, 12));
+    }
+}
+
+#[test]
+fn a_bias_joins_its_product_and_both_are_right() {
+    let x = spread(-3.0, 3.0, 50);
+    for roster in rosters() {
+        for (f, g) in [
+            ((|x| (x * x + 1.5).relu()) as fn(&Tensor) -> Tensor, (|x| (x * x + 1.5f64).max(0.0)) as fn(f64) -> f64),
+            (|x| (x * x - x).relu(), |x| (x * x - x).max(0.0)),
+            (|x| x + x * x, |x| x + x * x),
+            (|x| (x * x + x * x).clamp(1.0..=2.0), |x| (2.0 * x * x).clamp(1.0, 2.0)),
+            (|x| (x * x - 4.0) * 0.3, |x| (x * x - 4.0) * 0.3),
+            (|x| x - x * x, |x| x - x * x),
+            (|x| (x * x - 1.0).tanh(), |x| (x * x - 1.0).tanh()),
+            (|x| (x * x - 1.0).ge(&(x * 0.5)), |x| f64::from(u8::from(x * x - 1.0 >= x * 0.5))),
+        ] {
+            let (found, bound) = run(roster, Type::fixed(-3.0..=3.0), &[x.len()], &x, f);
+            let expected: Vec<f64> = x.iter().map(|x| g(*x)).collect();
+            close("a sum with a product", &found, &expected, bound);
+            assert!(bound < 1e-3 || bound == 1.0, "{bound}");
+        }
     }
 }
 

@@ -228,14 +228,22 @@ impl Deal {
                     out.iter_mut().zip(right.iter()).for_each(|(x, y)| *x *= *y);
                 }
             },
-            Material::Bits { n, shift, digits } => self.bits(run, *n, *shift, digits, first, out),
+            Material::Bits { n, from, shift, digits } => self.bits(run, *n, (*from, *shift), digits, first, out),
         }
     }
 
     /// The parts of a tuple (r, r >> shift, msb r, one-hot digits of r).
-    fn bits(&self, run: Run, n: usize, shift: u8, digits: &[u8], mut first: usize, mut out: &mut [Fp61]) {
+    fn bits(
+        &self,
+        run: Run,
+        n: usize,
+        (lowest, shift): (u8, u8),
+        digits: &[u8],
+        mut first: usize,
+        mut out: &mut [Fp61],
+    ) {
         let digit = if let Part::Digit(i) = run.part { usize::from(i) } else { 0 };
-        let from: u8 = digits.iter().take(digit).sum();
+        let from = lowest + digits.iter().take(digit).sum::<u8>();
         let width = digits.get(digit).copied().unwrap_or(0);
         // The rows of a part repeat the same r: a short one is drawn once for all.
         let short = (n <= PIECE).then(|| {

@@ -61,9 +61,10 @@ fn every_kind(n: usize) -> Vec<Material> {
         Material::Mask { n: rows * cols },
         Material::Triple { dims: Dims::Matmul { m: cols, k: rows, n: cols }, a: transposed(4), b: mask(4) },
         Material::Triple { dims: Dims::Elementwise(rows * cols), a: transposed(4), b: mask(4) },
-        Material::Bits { n, shift: 16, digits: Vec::new() },
-        Material::Bits { n, shift: 31, digits: vec![4, 4, 4, 4, 4, 4, 4, 3] },
-        Material::Bits { n, shift: 5, digits: vec![2, 3] },
+        Material::Bits { n, from: 0, shift: 16, digits: Vec::new() },
+        Material::Bits { n, from: 0, shift: 31, digits: vec![4, 4, 4, 4, 4, 4, 4, 3] },
+        Material::Bits { n, from: 0, shift: 5, digits: vec![2, 3] },
+        Material::Bits { n, from: 16, shift: 26, digits: vec![4, 4, 2] },
     ]
 }
 
@@ -114,17 +115,19 @@ fn material_opens_right<S: Sharing<Backend = Cpu>>(nodes: &[S], n: usize) {
     assert_eq!(value(5), [product(0, 0), product(0, 1), product(1, 0), product(1, 1)]);
     assert_eq!(value(6), m.iter().zip(&transposed).map(|(x, y)| *x * *y).collect::<Vec<_>>());
 
-    for (op, shift, digits) in [(7, 16, &[][..]), (8, 31, &[4, 4, 4, 4, 4, 4, 4, 3]), (9, 5, &[2, 3])] {
+    for (op, lowest, shift, digits) in
+        [(7, 0, 16, &[][..]), (8, 0, 31, &[4, 4, 4, 4, 4, 4, 4, 3]), (9, 0, 5, &[2, 3]), (10, 16, 26, &[4, 4, 2])]
+    {
         let r: Vec<u64> = value(op).iter().map(|x| x.word()).collect();
         let plain = |f: &dyn Fn(u64) -> u64| r.iter().map(|r| Fp61::new(f(*r)).unwrap()).collect::<Vec<_>>();
         assert_eq!(part(op, Part::High), plain(&|r| r >> shift));
         assert_eq!(part(op, Part::Msb), plain(&|r| r >> 60));
-        let mut from = 0;
+        let mut from = lowest;
         for (i, bits) in digits.iter().enumerate() {
             let digit = |r: u64| (r >> from) % (1 << bits);
             let rows: Vec<_> = (0..1 << bits).flat_map(|v| plain(&|r| u64::from(digit(r) == v))).collect();
             assert_eq!(part(op, Part::Digit(i as u8)), rows);
-            if i == 0 {
+            if from == 0 {
                 let carry: Vec<_> =
                     (0..1 << bits).flat_map(|v| plain(&|r| u64::from(digit(r) == v) * (r >> 60))).collect();
                 assert_eq!(part(op, Part::Carry), carry);
@@ -243,10 +246,10 @@ fn one_shot(plan: &Plan) -> Vec<Fp61> {
                     };
                     Cpu.product(*dims, &side(a), &side(b), None).as_ref().to_vec()
                 }
-                (Material::Bits { n: count, shift, digits }, part) => {
+                (Material::Bits { n: count, from: lowest, shift, digits }, part) => {
                     let r = masks(op, *count);
                     let digit = |i: u8, v: usize, r: &Fp61| {
-                        let from: u8 = digits[..usize::from(i)].iter().sum();
+                        let from = lowest + digits[..usize::from(i)].iter().sum::<u8>();
                         u64::from((r.word() >> from) % (1 << digits[usize::from(i)]) == v as u64)
                     };
                     let rows = n / count;
@@ -274,9 +277,9 @@ fn segments_windows_and_pieces_leave_no_seam() {
     // Ops that straddle pieces, segments and (the last) a window.
     let n = PIECE + 77;
     let mut kinds = every_kind(n);
-    kinds.push(Material::Bits { n: 20_001, shift: 8, digits: vec![4, 4] });
+    kinds.push(Material::Bits { n: 20_001, from: 0, shift: 8, digits: vec![4, 4] });
     let window = WINDOW_SEGMENTS as usize * SEGMENT_WORDS as usize;
-    kinds.push(Material::Bits { n: window / 2, shift: 16, digits: Vec::new() });
+    kinds.push(Material::Bits { n: window / 2, from: 0, shift: 16, digits: Vec::new() });
     kinds.push(Material::Triple { dims: Dims::Elementwise(n), a: mask(0), b: mask(1) });
     let plan = plan(Roster::shamir(3, 1).unwrap(), kinds, 1);
     assert!(plan.stream_words > window as u64);
@@ -300,7 +303,7 @@ fn headers_come_in_order_and_fit_their_bytes() {
 fn the_stream_is_frozen() {
     let plan = plan(Roster::spdz(2).unwrap(), every_kind(3), 1);
     let digest = |bytes: &[u8]| crate::keys::hex(blake3::hash(bytes).as_bytes());
-    insta::assert_snapshot!(digest(&encode_words(&dealt(&plan, 0))), @"d84c0b930253592edb985b7401addf42e2a6335829a630394dbbb61d1ff8a3b1");
+    insta::assert_snapshot!(digest(&encode_words(&dealt(&plan, 0))), @"61253d141186ad0edec50a39856b708d4d4a9dc0851d526f4f209336dc32adba");
     let input = input_corrections(&*dealer(plan.roster), &plan, 0, &[Fp61::ONE]).unwrap();
     insta::assert_snapshot!(digest(&encode_words(&input)), @"15dd2c49cf02e8589bbfb2c8afbbccbb75bdd3ed3633ff1648eed6791181dac1");
 }
@@ -354,7 +357,7 @@ proptest! {
             kinds.extend([Material::Mask { n }, Material::Mask { n }]);
             kinds.push(Material::Triple { dims: Dims::Elementwise(n), a: mask(first), b: mask(first + 1) });
             kinds.push(Material::Triple { dims: Dims::Matmul { m: 1, k: n, n: 1 }, a: mask(first), b: mask(first + 1) });
-            kinds.push(Material::Bits { n, shift: 20, digits: digits.clone() });
+            kinds.push(Material::Bits { n, from: 0, shift: 20, digits: digits.clone() });
         }
         let roster = if spdz { Roster::spdz(2).unwrap() } else { Roster::shamir(4, 1).unwrap() };
         let plan = plan(roster, kinds, 1);

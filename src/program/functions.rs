@@ -250,8 +250,8 @@ impl Tensor {
     /// 5.9e-3 off, with one product. Fixed point of at most 37 fractional bits.
     pub fn sigmoid(&self) -> Tensor {
         let ty = self.ty();
-        if !ty.fixed || ty.frac == 0 || ty.frac > table::SIGMOID_MAX_FRAC {
-            return self.no_table(Function::Sigmoid, "fixed point of 1 to 37 fractional bits");
+        if !ty.fixed || ty.frac > table::SIGMOID_MAX_FRAC {
+            return self.no_table(Function::Sigmoid, "fixed point of at most 37 fractional bits");
         }
         let (function, table) = (Function::Sigmoid, table::linear_sigmoid(ty));
         self.one(|x| Op::Approximate { x, function, table })

@@ -170,9 +170,9 @@ pub enum Material {
     /// The product a·b of two masks under views.
     Triple { dims: Dims, a: MaskRef, b: MaskRef },
     /// n uniform words r with r >> shift, msb(r), and, for comparisons, the
-    /// one-hot digits of r mod 2^shift (widths in bits, lowest first) with the
-    /// carry rows.
-    Bits { n: usize, shift: u8, digits: Vec<u8> },
+    /// one-hot digits of r from bit `from` up to bit `shift` (widths in bits,
+    /// lowest first), with the carry rows if they begin at bit 0.
+    Bits { n: usize, from: u8, shift: u8, digits: Vec<u8> },
 }
 
 /// A mask seen through views, applied first to last.
@@ -192,10 +192,10 @@ impl Material {
             Material::Mask { n } => vec![(Part::Value, *n, false)],
             Material::Zero { .. } => Vec::new(),
             Material::Triple { dims, .. } => vec![(Part::Value, dims.lens().2, true)],
-            Material::Bits { n, digits, .. } => {
+            Material::Bits { n, from, digits, .. } => {
                 let mut parts = vec![(Part::Value, *n, false), (Part::High, *n, true), (Part::Msb, *n, true)];
                 parts.extend(digits.iter().enumerate().map(|(i, b)| (Part::Digit(i as u8), n << b, true)));
-                if let Some(b) = digits.first() {
+                if let (Some(b), 0) = (digits.first(), from) {
                     parts.push((Part::Carry, n << b, true));
                 }
                 parts

@@ -156,7 +156,8 @@ impl Table {
         if !(1..=MAX_DEGREE).contains(&degree) || self.pieces.iter().any(|piece| piece.len() != degree + 1) {
             return Err("pieces of one degree from 1 to 3");
         }
-        if self.bits == 0 || self.bits > 40 || ty.frac == 0 || self.bits + ty.frac > 58 {
+        // Between degrees the sum is truncated by the operand's bits.
+        if self.bits == 0 || self.bits > 40 || self.bits + ty.frac > 58 || (ty.frac == 0 && degree > 1) {
             return Err("1 to 40 fractional bits of coefficients, at most 58 with those of the operand");
         }
         let ascending = self.breakpoints.windows(2).all(|pair| pair[0] < pair[1]);

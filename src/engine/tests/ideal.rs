@@ -140,10 +140,10 @@ impl Ideal<'_> {
                 };
                 Cpu.read(&Cpu.product(*dims, &mask(a), &mask(b), None)).unwrap().to_vec()
             }
-            Material::Bits { n, shift, digits } => {
+            Material::Bits { n, from, shift, digits } => {
                 let r: Vec<u64> = uniform(id, *n).iter().map(|r| r.word()).collect();
                 let digit = |r: u64, i: usize| {
-                    let from: u8 = digits[..i].iter().sum();
+                    let from = from + digits[..i].iter().sum::<u8>();
                     r >> from & ((1 << digits[i]) - 1)
                 };
                 let rows = |i: usize, f: &dyn Fn(u64, u64) -> u64| -> Vec<u64> {

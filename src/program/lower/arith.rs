@@ -24,8 +24,17 @@ pub(super) struct Pending {
     x: Sec,
     y: Sec,
     shift: u8,
+    /// What is added before the truncation: a bias costs nothing there.
+    add: Vec<(Fp61, Value)>,
     /// Bound on the magnitude of the untruncated integer.
     raw: i128,
+}
+
+impl Pending {
+    /// How many words the product has.
+    pub(super) fn words(&self) -> usize {
+        self.dims.lens().2
+    }
 }
 
 impl Lowering {
@@ -57,7 +66,7 @@ impl Lowering {
             return Ok((Value::Secret(self.truncate(raw, shift)), error));
         };
         let raw = terms as i128 * largest(a.ty) * largest(b.ty);
-        let pending = Pending { dims, x: *x, y: *y, shift, raw };
+        let pending = Pending { dims, x: *x, y: *y, shift, add: Vec::new(), raw };
         let value =
             if self.uses.get(&id) == Some(&1) { Value::Pending(pending) } else { Value::Secret(self.finish(pending)) };
         Ok((value, error))
@@ -93,7 +102,8 @@ impl Lowering {
                 let scale_x = self.masked.contains_key(&p.y) || self.transposes.contains_key(&p.y);
                 let scaled = |l: &mut Self, v: Sec| l.linear(l.len(v), &[(k, Value::Secret(v))], Fp61::ZERO);
                 let (x, y) = if scale_x { (scaled(self, p.x), p.y) } else { (p.x, scaled(self, p.y)) };
-                return Ok((Value::Secret(self.finish(Pending { x, y, shift: by, ..p })), bound));
+                let add = p.add.into_iter().map(|(factor, value)| (factor * k, value)).collect();
+                return Ok((Value::Secret(self.finish(Pending { x, y, shift: by, add, ..p })), bound));
             }
         }
         let known = self.force(x)?;
@@ -103,6 +113,30 @@ impl Lowering {
         }
         let scaled = self.secret(&scaled);
         Ok((Value::Secret(self.truncate(scaled, shift)), error(&known)))
+    }
+
+    /// a + sign·b where a is a product that waits for its truncation: b joins it
+    /// there. `None` if a is none, or their sum might be too large before it.
+    pub(super) fn add_to_pending(
+        &mut self,
+        a: ValueId,
+        b: ValueId,
+        sign: Fp61,
+    ) -> Result<Option<(Value, f64)>, PlanError> {
+        if a == b || !matches!(self.known[&a].value, Value::Pending(_)) {
+            return Ok(None);
+        }
+        let b = self.force(b)?;
+        let Known { value: Value::Pending(p), error, .. } = &self.known[&a] else { return Ok(None) };
+        let raw = p.raw + (largest(b.ty) << p.shift);
+        if raw >= 1 << OFFSET_BITS {
+            return Ok(None);
+        }
+        let (mut sum, error) = (p.clone(), error + b.error);
+        sum.add.push((sign * power(sum.shift), b.value));
+        sum.raw = raw;
+        self.known.remove(&a);
+        Ok(Some((Value::Pending(sum), error)))
     }
 
     /// The untruncated product of two values, of which at least one ends up secret.
@@ -225,17 +259,25 @@ impl Lowering {
     /// A pending product, multiplied and truncated in one opening.
     pub(super) fn finish(&mut self, p: Pending) -> Sec {
         let n = p.dims.lens().2;
-        let bits = self.add_material(Material::Bits { n, shift: p.shift, digits: Vec::new() });
-        let r = self.draw(bits, Part::Value);
-        let mask = self.linear(n, &[(Fp61::ONE, Value::Secret(r))], power(OFFSET_BITS));
-        let c = self.open_product(p.dims, p.x, p.y, mask);
+        let bits = self.add_material(Material::Bits { n, from: 0, shift: p.shift, digits: Vec::new() });
+        let c = self.open_pending(p.clone(), bits);
         self.shifted(c, bits, p.shift)
+    }
+
+    /// The opened word of a product, what is added to it, the offset, and the
+    /// mask of `bits`.
+    fn open_pending(&mut self, p: Pending, bits: MaterialId) -> Pub {
+        let n = p.words();
+        let mut mask = vec![(Fp61::ONE, Value::Secret(self.draw(bits, Part::Value)))];
+        mask.extend(p.add);
+        let mask = self.linear(n, &mask, power(OFFSET_BITS));
+        self.open_product(p.dims, p.x, p.y, mask)
     }
 
     /// x / 2^by, rounded down or up with the right odds. |x| < 2^59.
     pub(super) fn truncate(&mut self, x: Sec, by: u8) -> Sec {
         let n = self.len(x);
-        let bits = self.add_material(Material::Bits { n, shift: by, digits: Vec::new() });
+        let bits = self.add_material(Material::Bits { n, from: 0, shift: by, digits: Vec::new() });
         let r = self.draw(bits, Part::Value);
         let masked = [(Fp61::ONE, Value::Secret(x)), (Fp61::ONE, Value::Secret(r))];
         let masked = self.linear(n, &masked, power(OFFSET_BITS));
@@ -253,8 +295,8 @@ impl Lowering {
 
     /// \[x ≥ T\] for ascending thresholds, threshold-major; those that the range
     /// of x decides cost nothing.
-    pub(super) fn compare(&mut self, x: Sec, ty: Type, thresholds: &[i64]) -> Result<Value, PlanError> {
-        let n = self.len(x);
+    pub(super) fn compare(&mut self, x: &Value, ty: Type, thresholds: &[i64]) -> Result<Value, PlanError> {
+        let n = self.words(x);
         let passed = thresholds.iter().filter(|t| **t <= ty.lo).count();
         let tested: Vec<i64> = thresholds[passed..].iter().copied().take_while(|t| *t <= ty.hi).collect();
         let beyond = thresholds.len() - passed - tested.len();
@@ -263,7 +305,7 @@ impl Lowering {
             parts.push(Value::Splat(Fp61::ONE, passed * n));
         }
         if !tested.is_empty() {
-            parts.push(Value::Secret(self.tests(x, ty, &tested, "a comparison")?));
+            parts.push(Value::Secret(self.tests(x, ty, &tested, "a comparison")?.0));
         }
         if beyond > 0 {
             parts.push(Value::Splat(Fp61::ZERO, beyond * n));
@@ -279,8 +321,8 @@ impl Lowering {
 
     /// The nearest value of lo..=hi: lo + \[x ≥ lo\](x − lo) − \[x ≥ hi\](x − hi),
     /// less what the range of x decides. One opening and one round of products.
-    pub(super) fn clamp(&mut self, x: Sec, ty: Type, lo: i64, hi: i64) -> Result<Sec, PlanError> {
-        let n = self.len(x);
+    pub(super) fn clamp(&mut self, x: &Value, ty: Type, lo: i64, hi: i64) -> Result<Sec, PlanError> {
+        let n = self.words(x);
         let (low, high) = (ty.lo < lo, ty.hi > hi);
         // Wholly outside, or wholly inside.
         if ty.hi <= lo || ty.lo >= hi {
@@ -288,9 +330,9 @@ impl Lowering {
         }
         let thresholds: Vec<i64> = [(low, lo), (high, hi)].iter().filter(|t| t.0).map(|t| t.1).collect();
         if thresholds.is_empty() {
-            return Ok(x);
+            return Ok(self.whole(x));
         }
-        let bits = self.tests(x, ty, &thresholds, "clamp")?;
+        let (bits, x) = self.tests(x, ty, &thresholds, "clamp")?;
         let past: Vec<_> = thresholds
             .iter()
             .map(|t| Value::Secret(self.linear(n, &[(Fp61::ONE, Value::Secret(x))], -Fp61::from_i64(*t))))
@@ -322,8 +364,18 @@ impl Lowering {
         Ok(self.linear(n, &terms, if low { Fp61::from_i64(lo) } else { Fp61::ZERO }))
     }
 
-    /// \[x ≥ T\] for thresholds that lie inside the range of x.
-    fn tests(&mut self, x: Sec, ty: Type, thresholds: &[i64], op: &'static str) -> Result<Sec, PlanError> {
+    /// A value as a secret; a product that waits for its truncation gets it.
+    fn whole(&mut self, x: &Value) -> Sec {
+        match x {
+            Value::Pending(product) => self.finish(product.clone()),
+            other => self.secret(other),
+        }
+    }
+
+    /// \[x ≥ T\] for thresholds that lie inside the range of x, threshold-major,
+    /// and x. Both come from one opening, also where x is a product that waits
+    /// for its truncation.
+    fn tests(&mut self, x: &Value, ty: Type, thresholds: &[i64], op: &'static str) -> Result<(Sec, Sec), PlanError> {
         let (first, last) = (thresholds[0], thresholds[thresholds.len() - 1]);
         // m covers x itself too, so that the masked integer is not negative.
         let lowest = i128::from(ty.lo).min(i128::from(ty.lo) - i128::from(last));
@@ -335,7 +387,13 @@ impl Lowering {
         let m = magnitude_bits(lowest, highest);
         // The bits below the lowest that any threshold has are compared once for all.
         let low = thresholds.iter().map(|t| t.trailing_zeros()).min().unwrap_or(0).min(m.into()) as u8;
-        Ok(self.at_least(x, m, thresholds, low))
+        if let Value::Pending(product) = x
+            && product.shift + m <= OFFSET_BITS
+        {
+            return Ok(self.truncate_and_test(product.clone(), m, thresholds, low));
+        }
+        let x = self.whole(x);
+        Ok((self.at_least(x, m, thresholds, low), x))
     }
 
     /// \[x ≥ T\] for each threshold T (a multiple of 2^low), threshold-major;
@@ -344,43 +402,94 @@ impl Lowering {
     fn at_least(&mut self, x: Sec, m: u8, thresholds: &[i64], low: u8) -> Sec {
         let n = self.len(x);
         let digits: Vec<u8> = digit_widths(low).chain(digit_widths(m - low)).collect();
-        let bits = self.add_material(Material::Bits { n, shift: m, digits: digits.clone() });
+        let bits = self.add_material(Material::Bits { n, from: 0, shift: m, digits: digits.clone() });
         let r = self.draw(bits, Part::Value);
         let masked = [(Fp61::ONE, Value::Secret(x)), (Fp61::ONE, Value::Secret(r))];
         let masked = self.linear(n, &masked, power(m));
         let c = self.open(masked);
+        let rows: Vec<Sec> = (0..digits.len()).map(|i| self.draw(bits, Part::Digit(i as u8))).collect();
+        let carry = digits.first().map(|_| self.draw(bits, Part::Carry));
+        let borrow = self.borrow(c, thresholds, low, 0, &digits, &rows, carry);
+        let (high, msb) = (self.draw(bits, Part::High), self.draw(bits, Part::Msb));
+        self.sign(c, thresholds, m, high, msb, Fp61::ZERO, borrow)
+    }
 
+    /// A product truncated by f bits, and \[y ≥ T\] for the truncated y, both
+    /// from the one opening c of the product (docs/protocols.md, section 8):
+    /// with C = c >> f and R = r >> f the wrap takes no part in the comparison
+    /// of the low bits, and R is a combination of its digits.
+    fn truncate_and_test(&mut self, p: Pending, m: u8, thresholds: &[i64], low: u8) -> (Sec, Sec) {
+        let (n, f) = (p.dims.lens().2, p.shift);
+        let digits: Vec<u8> = digit_widths(low).chain(digit_widths(m - low)).collect();
+        let bits = self.add_material(Material::Bits { n, from: f, shift: f + m, digits: digits.clone() });
+        let c = self.open_pending(p, bits);
+        let rows: Vec<Sec> = (0..digits.len()).map(|i| self.draw(bits, Part::Digit(i as u8))).collect();
+        let (high, msb) = (self.draw(bits, Part::High), self.draw(bits, Part::Msb));
+
+        // R = 2^m·(r >> (f + m)) + Σ 2^from·(digit), a digit being Σ v·(row v).
+        let (mut terms, mut from) = (vec![(power(m), Value::Secret(high))], 0);
+        for (&width, &rows) in digits.iter().zip(&rows) {
+            let values = self.load_constant((0..1u64 << width).map(Fp61::reduce).collect());
+            let digit = self.scale(Dims::Matmul { m: 1, k: 1 << width, n }, rows, values, true);
+            terms.push((power(from), Value::Secret(digit)));
+            from += width;
+        }
+        let quotient = self.linear(n, &terms, Fp61::ZERO);
+        let y = self.sec(n);
+        let constant = -power(OFFSET_BITS - f);
+        self.prims.push(Prim::Shift { c, thresholds: vec![0], by: f, high: quotient, msb, constant, out: y });
+
+        let thresholds: Vec<i64> = thresholds.iter().map(|t| t << f).collect();
+        let borrow = self.borrow(c, &thresholds, low, f, &digits, &rows, None);
+        let constant = Fp61::ONE - power(OFFSET_BITS - f - m);
+        (self.sign(c, &thresholds, f + m, high, msb, constant, borrow), y)
+    }
+
+    /// \[u_T < r₀ (+ w)\] for the bits of c − T and of r from `base` on, by the
+    /// digits of r; thresholds are multiples of 2^(base + low).
+    #[allow(clippy::too_many_arguments)] // an opening and its digits
+    fn borrow(
+        &mut self,
+        c: Pub,
+        thresholds: &[i64],
+        low: u8,
+        base: u8,
+        digits: &[u8],
+        rows: &[Sec],
+        mut carry: Option<Sec>,
+    ) -> Sec {
+        let n = self.pub_lens[c.0 as usize];
+        let all = thresholds.len();
         let (mut low_leaves, mut high_leaves, mut from) = (Vec::new(), Vec::new(), 0);
-        for (i, &width) in digits.iter().enumerate() {
+        for (&width, &one_hot) in digits.iter().zip(rows) {
             let (leaves, thresholds) =
                 if from < low { (&mut low_leaves, &[0][..]) } else { (&mut high_leaves, thresholds) };
-            let one_hot = self.draw(bits, Part::Digit(i as u8));
-            let carry = (i == 0).then(|| self.draw(bits, Part::Carry));
             let (g, p) = (self.sec(n * thresholds.len()), self.sec(n * thresholds.len()));
-            let thresholds = thresholds.to_vec();
-            self.prims.push(Prim::Leaf { c, thresholds, from, bits: width, one_hot, carry, g, p });
+            let (thresholds, carry) = (thresholds.to_vec(), carry.take());
+            self.prims.push(Prim::Leaf { c, thresholds, from: base + from, bits: width, one_hot, carry, g, p });
             leaves.push((g, Some(p)));
             from += width;
         }
-        let all = thresholds.len();
-        let borrow = if low_leaves.is_empty() {
-            self.compare_tree(high_leaves, false).0
-        } else {
-            let (below, _) = self.compare_tree(low_leaves, false);
-            let repeat = View::Repeat { outer: 1, times: all, inner: n };
-            let below = if all == 1 { below } else { self.view_secret(repeat, vec![below]) };
-            if high_leaves.is_empty() {
-                below
-            } else {
-                let high = self.compare_tree(high_leaves, true);
-                self.merge(high, (below, None), false).0
-            }
-        };
-        let (high, msb) = (self.draw(bits, Part::High), self.draw(bits, Part::Msb));
-        let quotient = self.sec(n * all);
-        let (thresholds, constant) = (thresholds.to_vec(), Fp61::ZERO);
-        self.prims.push(Prim::Shift { c, thresholds, by: m, high, msb, constant, out: quotient });
-        self.linear(n * all, &[(Fp61::ONE, Value::Secret(quotient)), (-Fp61::ONE, Value::Secret(borrow))], Fp61::ZERO)
+        if low_leaves.is_empty() {
+            return self.compare_tree(high_leaves, false).0;
+        }
+        let (below, _) = self.compare_tree(low_leaves, false);
+        let repeat = View::Repeat { outer: 1, times: all, inner: n };
+        let below = if all == 1 { below } else { self.view_secret(repeat, vec![below]) };
+        if high_leaves.is_empty() {
+            return below;
+        }
+        let high = self.compare_tree(high_leaves, true);
+        self.merge(high, (below, None), false).0
+    }
+
+    /// (c − T) >> by, less that of the mask, with the wrap, less the borrow.
+    #[allow(clippy::too_many_arguments)] // the letters of one formula
+    fn sign(&mut self, c: Pub, thresholds: &[i64], by: u8, high: Sec, msb: Sec, constant: Fp61, borrow: Sec) -> Sec {
+        let words = self.len(borrow);
+        let quotient = self.sec(words);
+        self.prims.push(Prim::Shift { c, thresholds: thresholds.to_vec(), by, high, msb, constant, out: quotient });
+        self.linear(words, &[(Fp61::ONE, Value::Secret(quotient)), (-Fp61::ONE, Value::Secret(borrow))], Fp61::ZERO)
     }
 
     /// Joins leaves, lowest digit first, into (G, P) of the whole; P of the
@@ -409,11 +518,14 @@ impl Lowering {
     /// A function by polynomials on pieces: one masked opening for all interval
     /// tests, of which start and coefficients of the piece are linear; then one
     /// product and truncation for each degree.
-    pub(super) fn approximate(&mut self, x: Sec, ty: Type, table: &Table) -> Result<Sec, PlanError> {
-        let n = self.len(x);
-        let bits = match &table.breakpoints[..] {
-            [] => None,
-            breakpoints => Some((self.tests(x, ty, breakpoints, "a table")?, breakpoints.len())),
+    pub(super) fn approximate(&mut self, x: &Value, ty: Type, table: &Table) -> Result<Sec, PlanError> {
+        let n = self.words(x);
+        let (bits, x) = match &table.breakpoints[..] {
+            [] => (None, self.whole(x)),
+            breakpoints => {
+                let (bits, x) = self.tests(x, ty, breakpoints, "a table")?;
+                (Some((bits, breakpoints.len())), x)
+            }
         };
         let starts: Vec<i64> = table.spans(ty).map(|(start, _)| start).collect();
         let minus_start = self.chosen(bits, n, &starts.iter().map(|s| -s).collect::<Vec<_>>());
@@ -429,7 +541,7 @@ impl Lowering {
             let (added, constant) = self.chosen(bits, n, &c);
             let last = left == 0;
             let by = if last { table.bits } else { ty.frac };
-            let material = self.add_material(Material::Bits { n, shift: by, digits: Vec::new() });
+            let material = self.add_material(Material::Bits { n, from: 0, shift: by, digits: Vec::new() });
             let mut mask = vec![(Fp61::ONE, Value::Secret(self.draw(material, Part::Value)))];
             // The constant term has the bits of the product: it is added before the truncation.
             let mut offset = power(OFFSET_BITS);

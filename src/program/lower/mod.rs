@@ -211,8 +211,17 @@ impl Lowering {
                 self.room_for_constant(values.len())?;
                 (self.constant(values, len), half_ulp(sig.ty))
             }
-            Op::Add(a, b) => self.sum_of(*a, *b, Fp61::ONE, len)?,
-            Op::Sub(a, b) => self.sum_of(*a, *b, -Fp61::ONE, len)?,
+            Op::Add(a, b) => match self.sum_with_product(node.first, *a, *b, Fp61::ONE)? {
+                None => match self.sum_with_product(node.first, *b, *a, Fp61::ONE)? {
+                    None => self.sum_of(*a, *b, Fp61::ONE, len)?,
+                    Some(sum) => sum,
+                },
+                Some(sum) => sum,
+            },
+            Op::Sub(a, b) => match self.sum_with_product(node.first, *a, *b, -Fp61::ONE)? {
+                None => self.sum_of(*a, *b, -Fp61::ONE, len)?,
+                Some(sum) => sum,
+            },
             Op::Neg(x) => {
                 let x = self.force(*x)?;
                 (self.times(&x.value, -Fp61::ONE), x.error)
@@ -284,17 +293,15 @@ impl Lowering {
                 (value, x.error * axis as f64)
             }
             Op::AtLeast { x, thresholds } => {
-                let x = self.force(*x)?;
+                let x = self.take(*x);
                 let certain = x.error == 0.0;
-                let secret = self.secret(&x.value);
-                (self.compare(secret, x.ty, thresholds)?, if certain { 0.0 } else { 1.0 })
+                (self.compare(&x.value, x.ty, thresholds)?, if certain { 0.0 } else { 1.0 })
             }
             Op::Between { x, thresholds } => {
-                let x = self.force(*x)?;
+                let x = self.take(*x);
                 let certain = x.error == 0.0;
                 let (n, rows) = (x.shape.len(), thresholds.len());
-                let secret = self.secret(&x.value);
-                let passed = self.compare(secret, x.ty, thresholds)?;
+                let passed = self.compare(&x.value, x.ty, thresholds)?;
                 let join = View::Concat { outer: 1, axes: vec![n, rows * n], inner: 1 };
                 let lower = self.view(join, &[Value::Splat(Fp61::ONE, n), passed.clone()]);
                 let join = View::Concat { outer: 1, axes: vec![rows * n, n], inner: 1 };
@@ -303,15 +310,13 @@ impl Lowering {
                 (Value::Secret(one_hot), if certain { 0.0 } else { 1.0 })
             }
             Op::Clamp { x, lo, hi } => {
-                let x = self.force(*x)?;
-                let secret = self.secret(&x.value);
-                (Value::Secret(self.clamp(secret, x.ty, *lo, *hi)?), x.error)
+                let x = self.take(*x);
+                (Value::Secret(self.clamp(&x.value, x.ty, *lo, *hi)?), x.error)
             }
             Op::Select { c, a, b } => self.select(*c, *a, *b, len)?,
             Op::Approximate { x, table, .. } => {
-                let x = self.force(*x)?;
-                let secret = self.secret(&x.value);
-                let value = self.approximate(secret, x.ty, table)?;
+                let x = self.take(*x);
+                let value = self.approximate(&x.value, x.ty, table)?;
                 // The function is as steep as its pieces, give or take their error.
                 let carried = x.error * table.slope(x.ty) * 1.01;
                 (Value::Secret(value), carried + table.claimed_error() + table.rounding(x.ty))
@@ -407,6 +412,22 @@ impl Lowering {
         value
     }
 
+    /// a + sign·b on the way to a's truncation; whole at once if it has several uses.
+    fn sum_with_product(
+        &mut self,
+        id: ValueId,
+        a: ValueId,
+        b: ValueId,
+        sign: Fp61,
+    ) -> Result<Option<(Value, f64)>, PlanError> {
+        let Some((value, error)) = self.add_to_pending(a, b, sign)? else { return Ok(None) };
+        let value = match value {
+            Value::Pending(product) if self.uses.get(&id) != Some(&1) => Value::Secret(self.finish(product)),
+            value => value,
+        };
+        Ok(Some((value, error)))
+    }
+
     fn sum_of(&mut self, a: ValueId, b: ValueId, sign: Fp61, len: usize) -> Result<(Value, f64), PlanError> {
         let (a, b) = (self.force(a)?, self.force(b)?);
         let value = match (&a.value, &b.value) {
@@ -427,6 +448,16 @@ impl Lowering {
         let chosen = self.product_of(Dims::Elementwise(len), &c.value, &Value::Secret(difference))?;
         let terms = [(Fp61::ONE, Value::Secret(chosen)), (Fp61::ONE, b.value)];
         Ok((Value::Secret(self.linear(len, &terms, Fp61::ZERO)), error))
+    }
+
+    /// A value at its use by an operation that can truncate a pending product
+    /// itself: such a product has no other use.
+    fn take(&mut self, id: ValueId) -> Known {
+        let known = self.known[&id].clone();
+        if matches!(known.value, Value::Pending(_)) {
+            self.known.remove(&id);
+        }
+        known
     }
 
     /// The value, with a pending product made whole.
@@ -460,7 +491,7 @@ impl Lowering {
             Value::Secret(x) => self.len(*x),
             Value::Public(p) => self.pub_lens[p.0 as usize],
             Value::Splat(_, len) => *len,
-            Value::Pending(_) => unreachable!("operands are forced before use"),
+            Value::Pending(product) => product.words(),
         }
     }
 

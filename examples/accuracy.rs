@@ -1,0 +1,154 @@
+//! What the functions on secret numbers are off by, measured: every table of
+//! `docs/accuracy.md`, which is this program's output.
+//!
+//! ```text
+//! cargo run --release --example accuracy > docs/accuracy.md
+//! ```
+
+use beaverdam::backend::Device;
+use beaverdam::entropy::Entropy;
+use beaverdam::job::local;
+use beaverdam::ml::layers;
+use beaverdam::program::graph::Op;
+use beaverdam::program::table::Function;
+use beaverdam::program::{Builder, Program, Tensor, Type};
+use beaverdam::roster::Roster;
+
+/// Any fault, already one line.
+type Fault = Box<dyn std::error::Error>;
+
+/// Points at which a function is taken, evenly over its range.
+const POINTS: usize = 20_000;
+
+/// A function on a range.
+struct Case {
+    name: &'static str,
+    range: (f64, f64),
+    private: Box<dyn Fn(&Tensor) -> Tensor>,
+    plain: Box<dyn Fn(f64) -> f64>,
+}
+
+fn main() -> Result<(), Fault> {
+    let function = |function: Function, lo: f64, hi: f64| Case {
+        name: function.name(),
+        range: (lo, hi),
+        private: Box::new(move |x| x.apply(function)),
+        plain: Box::new(move |x| function.of(x)),
+    };
+    let cases = [
+        Case {
+            name: "sigmoid, 16 linear pieces",
+            range: (-12.0, 12.0),
+            private: Box::new(Tensor::sigmoid),
+            plain: Box::new(|x| Function::Sigmoid.of(x)),
+        },
+        function(Function::Sigmoid, -12.0, 12.0),
+        function(Function::Tanh, -8.0, 8.0),
+        function(Function::Gelu, -10.0, 10.0),
+        function(Function::Silu, -16.0, 16.0),
+        function(Function::Exp, -16.0, 0.0),
+        function(Function::Exp, -4.0, 4.0),
+        function(Function::Log, 0.0625, 16.0),
+        function(Function::Log, 0.01, 100.0),
+        function(Function::Reciprocal, 0.5, 1.0),
+        function(Function::Reciprocal, 0.125, 16.0),
+        function(Function::Sqrt, 0.25, 64.0),
+        function(Function::Sqrt, 0.0, 64.0),
+        function(Function::Rsqrt, 0.25, 1.0),
+        function(Function::Rsqrt, 0.0625, 64.0),
+    ];
+    println!("# Accuracy of functions on secret numbers");
+    println!();
+    println!("Made by `cargo run --release --example accuracy > docs/accuracy.md`, not typed in.");
+    println!("Fixed point with 16 fractional bits (a unit in the last place, ulp, is {:.2e});", 1.0 / 65536.0);
+    println!("{POINTS} points evenly over each range, computed by four nodes (Shamir, one corrupt),");
+    println!("beside double precision at the same points. *Bound* is what the plan promises for");
+    println!("inputs as they are encoded; *claimed* is the table's own error within it.");
+    println!();
+    println!("| function | range | pieces | claimed | worst | mean | bound | rounds | opened words each |");
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for case in cases {
+        row(&case)?;
+    }
+    println!();
+    println!("Relu, clamp, comparisons, minima and maxima, argmax, sorting, one-hot intervals and");
+    println!("embeddings, quotients and remainders by public integers are exact on the words that they are given.");
+    println!();
+    println!("## Layers");
+    println!();
+    println!("Rows of 16 numbers in [−4, 4], 500 of them.");
+    println!();
+    println!("| layer | worst | mean | rounds |");
+    println!("|---|---|---|---|");
+    layer("softmax", layers::softmax, |row| {
+        let sum: f64 = row.iter().map(|x| x.exp()).sum();
+        row.iter().map(|x| x.exp() / sum).collect()
+    })?;
+    let norm = |x: &Tensor| {
+        let one = |v: f64| x.builder().constant(&[v], Type::fixed(v..=v), [16]);
+        layers::layer_norm(x, &one(1.0), &one(0.0), 0.25..=16.0)
+    };
+    layer("layer norm, variance in 0.25..=16", norm, |row| {
+        let mean = row.iter().sum::<f64>() / row.len() as f64;
+        let var = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / row.len() as f64;
+        row.iter().map(|x| (x - mean) / var.sqrt()).collect()
+    })
+}
+
+fn roster() -> Result<Roster, Fault> {
+    Ok(Roster::shamir(4, 1)?)
+}
+
+fn program(ty: Type, shape: &[usize], f: impl Fn(&Tensor) -> Tensor) -> Result<Program, Fault> {
+    let b = Builder::new();
+    let x = b.input("x", "owner", ty, shape);
+    b.output("y", "owner", &f(&x));
+    Ok(b.finish()?)
+}
+
+/// The same seed each time, so that the page changes only with the code.
+fn run(program: &Program, x: Vec<f64>) -> Result<Vec<f64>, Fault> {
+    let entropy = Entropy::insecure_from_seed(1);
+    let mut run = local::run_with(program, roster()?, &[("x", x)], entropy, &Device::Cpu)?;
+    Ok(run.outputs.remove("y").ok_or("the program has an output y")?)
+}
+
+fn errors(found: &[f64], expected: &[f64]) -> (f64, f64) {
+    let off: Vec<f64> = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).collect();
+    (off.iter().copied().fold(0.0, f64::max), off.iter().sum::<f64>() / off.len() as f64)
+}
+
+fn row(case: &Case) -> Result<(), Fault> {
+    let (lo, hi) = case.range;
+    let ty = Type::fixed(lo..=hi);
+    let grid = |i: usize| ((lo + (hi - lo) * i as f64 / (POINTS - 1) as f64) / ty.ulp()).round() * ty.ulp();
+    let x: Vec<f64> = (0..POINTS).map(|i| grid(i).clamp(lo, hi)).collect();
+    let program = program(ty, &[POINTS], &case.private)?;
+    let plan = program.plan(roster()?)?;
+    let (worst, mean) = errors(&run(&program, x.clone())?, &x.iter().map(|x| (case.plain)(*x)).collect::<Vec<_>>());
+    let table = program.nodes().iter().find_map(|node| match &node.op {
+        Op::Approximate { table, .. } => Some(table),
+        _ => None,
+    });
+    let (pieces, claimed) = table.map_or((0, 0.0), |t| (t.pieces.len(), t.claimed_error()));
+    let cost = plan.cost();
+    println!(
+        "| {} | {lo}..={hi} | {pieces} | {claimed:.1e} | {worst:.1e} | {mean:.1e} | {:.1e} | {} | {} |",
+        case.name,
+        plan.outputs[0].error,
+        cost.rounds,
+        cost.opened_words / POINTS as u64
+    );
+    Ok(())
+}
+
+fn layer(name: &str, private: impl Fn(&Tensor) -> Tensor, plain: impl Fn(&[f64]) -> Vec<f64>) -> Result<(), Fault> {
+    let (rows, width) = (500, 16);
+    let x: Vec<f64> = (0..rows * width).map(|i| (i * 7919 % 8191) as f64 / 1024.0 - 4.0).collect();
+    let program = program(Type::fixed(-4.0..=4.0), &[rows, width], private)?;
+    let rounds = program.plan(roster()?)?.cost().rounds;
+    let expected: Vec<f64> = x.chunks(width).flat_map(plain).collect();
+    let (worst, mean) = errors(&run(&program, x)?, &expected);
+    println!("| {name} | {worst:.1e} | {mean:.1e} | {rounds} |");
+    Ok(())
+}
