@@ -255,52 +255,70 @@ const ENOUGH: f64 = 2.0;
 
 /// A cubic table of a function on a type's range. The worst piece is halved,
 /// at the roundest point near its middle, until the error is two units in the
-/// last place or there are 32 pieces.
+/// last place or there are 32 pieces. Narrow steep pieces leave the coefficients
+/// of wide ones few bits, so the best number of pieces may be less.
 pub(super) fn fit(function: Function, ty: Type) -> Result<Table, NoTable> {
     if !function.defined_on(ty.lo) || !ty.fixed || ty.frac == 0 {
         return Err(NoTable::Undefined);
     }
     let mut pieces = vec![Piece::fit(function, ty, ty.lo, ty.hi)];
-    while pieces.len() < PIECES {
-        let (worst, error) =
-            pieces.iter().map(|piece| piece.error).enumerate().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, 0.0));
+    let mut best = Scaled::of(&pieces, ty);
+    while pieces.len() < PIECES && best.error > ENOUGH * ty.ulp() {
+        let errors = pieces.iter().map(|piece| piece.error).enumerate();
+        let (worst, _) = errors.max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, 0.0));
         let Piece { start, end, .. } = pieces[worst];
-        if error <= ENOUGH * ty.ulp() || end - start < 2 {
+        if end - start < 2 {
             break;
         }
         let middle = roundest(start, end);
         let halves = [Piece::fit(function, ty, start, middle), Piece::fit(function, ty, middle, end)];
         pieces.splice(worst..=worst, halves);
+        let scaled = Scaled::of(&pieces, ty);
+        if scaled.error < best.error {
+            best = scaled;
+        }
     }
-    let largest = |of: &dyn Fn(&Piece) -> f64| pieces.iter().map(of).fold(0.0, f64::max);
-    // As many bits as the words that are opened leave room for.
-    let room = |magnitude: f64| 57 - (magnitude.max(2f64.powi(-8)).log2().ceil() as i32);
-    let products = room(largest(&|piece| piece.magnitudes(ty).0)) - i32::from(ty.frac);
-    let bits = products.min(room(largest(&|piece| piece.magnitudes(ty).1)));
-    let bits = bits.clamp(1, 40).min(58 - i32::from(ty.frac)) as u8;
-    let scale = |value: f64, bits: i32| (value * 2f64.powi(bits)).round() as i64;
-    let coefficients = |piece: &Piece| {
-        let mut scaled: Vec<i64> = piece.coefficients.iter().map(|c| scale(*c, bits.into())).collect();
-        scaled[0] = scale(piece.coefficients[0], i32::from(bits) + i32::from(ty.frac));
-        scaled
-    };
-    // What rounding the coefficients adds.
-    let width = largest(&|piece| (piece.end - piece.start) as f64 * ty.ulp());
-    let rounded = 2f64.powi(-i32::from(bits) - 1) * (width + width.powi(2) + width.powi(3));
-    let error = largest(&|piece| piece.error) * 1.02 + rounded;
-    let scale_of = function.of(ty.lo as f64 * ty.ulp()).abs().max(function.of(ty.hi as f64 * ty.ulp()).abs());
-    if error > 1e-2 * scale_of.max(1.0) {
-        return Err(NoTable::Coarse(error));
+    let ends = [ty.lo, ty.hi].map(|end| function.of(end as f64 * ty.ulp()).abs());
+    let table = best.table;
+    if best.error > 1e-2 * ends[0].max(ends[1]).max(1.0) || table.check(ty).is_err() {
+        return Err(NoTable::Coarse(best.error));
     }
-    let table = Table {
-        breakpoints: pieces[1..].iter().map(|piece| piece.start).collect(),
-        pieces: pieces.iter().map(coefficients).collect(),
-        bits,
-        error: (error * 2f64.powi(ERROR_BITS)).ceil() as u64,
-    };
-    match table.check(ty) {
-        Ok(_) => Ok(table),
-        Err(_) => Err(NoTable::Coarse(error)),
+    Ok(table)
+}
+
+/// A table with the error that it has in the end.
+struct Scaled {
+    table: Table,
+    error: f64,
+}
+
+impl Scaled {
+    /// The pieces with as many bits as the words that are opened leave room for.
+    fn of(pieces: &[Piece], ty: Type) -> Self {
+        let largest = |of: &dyn Fn(&Piece) -> f64| pieces.iter().map(of).fold(0.0, f64::max);
+        let room = |magnitude: f64| 57 - (magnitude.max(2f64.powi(-8)).log2().ceil() as i32);
+        let products = room(largest(&|piece| piece.magnitudes(ty).0)) - i32::from(ty.frac);
+        let bits = products.min(room(largest(&|piece| piece.magnitudes(ty).1)));
+        let bits = bits.clamp(1, 40).min(58 - i32::from(ty.frac)) as u8;
+        let scale = |value: f64, bits: i32| (value * 2f64.powi(bits)).round() as i64;
+        let coefficients = |piece: &Piece| {
+            let mut scaled: Vec<i64> = piece.coefficients.iter().map(|c| scale(*c, bits.into())).collect();
+            scaled[0] = scale(piece.coefficients[0], i32::from(bits) + i32::from(ty.frac));
+            scaled
+        };
+        // What rounding the coefficients adds.
+        let step = 2f64.powi(-i32::from(bits) - 1);
+        let error = largest(&|piece| {
+            let width = (piece.end - piece.start) as f64 * ty.ulp();
+            piece.error * 1.02 + step * (width + width.powi(2) + width.powi(3))
+        });
+        let table = Table {
+            breakpoints: pieces[1..].iter().map(|piece| piece.start).collect(),
+            pieces: pieces.iter().map(coefficients).collect(),
+            bits,
+            error: (error * 2f64.powi(ERROR_BITS)).ceil() as u64,
+        };
+        Self { table, error }
     }
 }
 
