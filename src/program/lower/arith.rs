@@ -605,6 +605,52 @@ fn largest(ty: Type) -> i128 {
 mod tests {
     use super::*;
 
+    /// The formulas of docs/protocols.md, sections 7 and 8, over the integers: masks
+    /// at both sides of every border of x + r, where the low parts are equal too.
+    #[test]
+    fn truncation_and_tests_on_its_opening_are_exact() {
+        use crate::field::P;
+        let (f, m) = (16u8, 20u8);
+        let half = 1i128 << OFFSET_BITS;
+        let field = |v: i128| v.rem_euclid(i128::from(P));
+        let mut equal_parts = 0;
+        let scaled = [0i128, 1, -1, 5, -5, (1 << m) - 1, -(1 << m), 12345, -54321];
+        for (y, low) in scaled.into_iter().flat_map(|y| [0i128, 1, 40_000, 65_535].map(|low| (y, low))) {
+            let big = (y << f) + low + half;
+            let (wrap, p) = (i128::from(P) - big, i128::from(P));
+            let near = |v: i128| (-3..=3).map(move |d| v + d);
+            let masks = near(0).chain(near(p)).chain(near(wrap)).chain(near(1 << 60));
+            let masks = masks.chain((0..40).flat_map(|i| near((i * 0x0123_4567_89ab_cdefi128) % p)));
+            for r in masks.filter(|r| (0..p).contains(r)) {
+                let c = (big + r) % p;
+                let (top_c, top_r) = (c >> 60, r >> 60);
+                let w = top_r * (1 - top_c);
+                assert_eq!(big + r, c + w * p);
+                let truncated =
+                    field((c >> f) - (r >> f) + (1 - top_c) * top_r * (1 << (61 - f)) - (1 << (OFFSET_BITS - f)));
+                let truncated = if truncated > p / 2 { truncated - p } else { truncated };
+                assert!(truncated == y || truncated == y + 1, "{y}, {low}, {r}");
+                if truncated >= 1 << m {
+                    continue; // past the range that m covers
+                }
+                for t in [0i128, 1, -1, 5, 12346, -(1 << m) + 1] {
+                    if !(-(1 << m)..1 << m).contains(&(truncated - t)) {
+                        continue;
+                    }
+                    let shifted = c - (t << f);
+                    let (own, mask) = ((shifted >> f).rem_euclid(1 << m), (r >> f) % (1 << m));
+                    equal_parts += i32::from(own == mask);
+                    let borrow = i128::from(own < mask);
+                    let constant = 1 - (1i128 << (OFFSET_BITS - f - m));
+                    let bit =
+                        field((shifted >> (f + m)) - (r >> (f + m)) + w * (1 << (61 - f - m)) + constant - borrow);
+                    assert_eq!(bit, i128::from(truncated >= t), "{truncated} ≥ {t}, {r}");
+                }
+            }
+        }
+        assert!(equal_parts > 100);
+    }
+
     #[test]
     fn digits_cover_the_bits() {
         assert_eq!(digit_widths(31).collect::<Vec<_>>(), [4, 4, 4, 4, 4, 4, 4, 3]);
