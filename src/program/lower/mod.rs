@@ -2,10 +2,11 @@
 //!
 //! The walk unrolls every `repeat`, so each primitive, each mask and each
 //! opening exists once and is addressed by its number: a mask belongs to one
-//! immutable value by construction. [`arith`] holds the products, truncations
-//! and comparisons; [`schedule`] puts the result into rounds.
+//! immutable value by construction. [`arith`] holds the products and
+//! truncations, [`compare`] the comparisons; [`schedule`] puts the result into rounds.
 
 mod arith;
+mod compare;
 mod schedule;
 
 use std::collections::HashMap;
