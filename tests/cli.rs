@@ -407,3 +407,42 @@ fn help_is_complete() {
     }
     assert!(ok(&["--version"]).contains(env!("CARGO_PKG_VERSION")));
 }
+
+/// The software driver, if there is one, is used only when it is named.
+#[cfg(feature = "gpu")]
+#[test]
+fn gpus_are_listed_and_tested_and_software_is_asked_for_by_name() {
+    let gpu = |allow: bool| {
+        let mut command = beaverdam();
+        command.args(["gpu", "--words", "4096", "--side", "16"]);
+        if allow {
+            command.env("BEAVERDAM_ALLOW_SOFTWARE_GPU", "1");
+        }
+        let out = command.output().unwrap();
+        (out.status.code(), String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (code, out, err) = gpu(true);
+    if out.starts_with("0 adapters") {
+        assert!(std::env::var_os("BEAVERDAM_REQUIRE_GPU").is_none_or(|v| v != "1"), "a GPU is required: {err}");
+        assert!(code == Some(2) && err.contains("driver installed?"), "{err}");
+        return;
+    }
+    assert_eq!(code, Some(0), "{err}");
+    for word in ["64-bit integers", "matrix products by", "Beaver combination", "all kernels equal the CPU's"] {
+        assert!(out.contains(word), "{out}");
+    }
+    let (code, plain, err) = gpu(false);
+    if out.contains("taken: ") && out.contains("(software,") {
+        assert!(code == Some(2) && plain.contains("BEAVERDAM_ALLOW_SOFTWARE_GPU=1 allows it"), "{plain}{err}");
+        // A node that must have a GPU does not begin without one.
+        let scene = Scene::new(0);
+        let key = scene.path("owner.key");
+        let mut node = beaverdam();
+        node.args(["node", "--backend", "gpu", "--listen", "127.0.0.1:0", "--allow-owner", "any", "--key"]);
+        let out = node.arg(key).arg("--store").arg(scene.path("x.store")).output().unwrap();
+        let err = String::from_utf8(out.stderr).unwrap();
+        assert!(out.status.code() == Some(2) && err.contains("is a fit GPU"), "{err}");
+    }
+    let message = refused(&["node", "--backend", "cuda", "--allow-owner", "any"]);
+    assert!(message.contains("expected auto, gpu or cpu"), "{message}");
+}
