@@ -6,6 +6,8 @@
 //! gradient descent in a `repeat`, from zero weights. The intercept is the
 //! last weight: [`with_intercept`] appends a column of ones.
 
+#[cfg(feature = "import")]
+pub mod import;
 pub mod layers;
 mod linear;
 mod logistic;

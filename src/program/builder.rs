@@ -170,6 +170,12 @@ impl Builder {
         }
     }
 
+    /// What is wrong so far, for whoever can say where.
+    #[cfg(feature = "import")]
+    pub(crate) fn fault(&self) -> Option<String> {
+        self.state.borrow().error.as_ref().map(ProgramError::to_string)
+    }
+
     fn shaped(&self, op: &'static str, ty: Type, dims: Vec<usize>, node: Op) -> Tensor {
         match Shape::new(dims) {
             Ok(shape) => self.emit(node, Signature { ty, shape }),
