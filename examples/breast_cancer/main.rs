@@ -12,28 +12,27 @@
 //! `beaverdam node` runs and speaks to the others over TCP; here they all run
 //! on this machine, so the example shows the machinery and protects nothing.
 
+#[path = "../common/agents.rs"]
 mod agents;
 mod curve;
 mod data;
+#[path = "../common/job.rs"]
+mod job;
 mod plain;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Instant;
 
 use beaverdam::cli::{self, BackendArgs, RosterArgs};
-use beaverdam::entropy::Entropy;
-use beaverdam::keys::SecretKey;
 use beaverdam::ml::{Descent, LogisticRegression, with_intercept};
-use beaverdam::net::Limits;
-use beaverdam::owner::{Progress, Request, Results, blocking, prepare, read};
+use beaverdam::owner::Results;
 use beaverdam::program::{Builder, Program, Type};
 use clap::Parser;
 
 use agents::Agents;
 use data::{BOUND, Data};
+use job::{Owner, device, shown};
 
 /// Trains logistic regression on secret data across node processes on this
 /// machine, beside the same training in the clear.
@@ -105,62 +104,21 @@ fn run(args: &Args) -> Result<(), Fault> {
         .into());
     }
 
-    let (entropy, owner) = match args.seed {
-        None => (Entropy::system(), SecretKey::generate()?),
-        Some(seed) => {
-            eprintln!("WARNING: INSECURE: all randomness of owner and nodes comes from the known seed {seed}");
-            (Entropy::insecure_from_seed(seed), SecretKey::insecure_from_seed(seed, "owner"))
-        }
-    };
-    let owner = Arc::new(owner);
+    let owner = Owner::new(args.seed)?;
     let device = device(&args.backend)?;
     println!("computing on {device}");
-    let agents = Agents::start(roster, &owner.public(), args.seed, &args.backend)?;
+    let agents = Agents::start(roster, &owner.key.public(), args.seed, &args.backend)?;
     println!("{roster}: {} node processes on this machine, process ids {:?}", roster.nodes(), agents.ids());
 
-    let mut bar = cli::Bar::new(roster);
-    let clock = Instant::now();
-    let keys: Vec<_> = agents.nodes().iter().map(|n| n.key).collect();
-    let expires = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() + 3600;
-    let request = Request {
-        program: &program,
-        roster,
-        nodes: &keys,
-        inputs: &inputs,
-        readers: &BTreeMap::new(),
-        expires,
-        note: "breast cancer example",
-    };
-    let prepared = prepare(&owner, &request, entropy)?;
-    // The nodes begin to talk when the last one has verified its inputs; the
-    // dealing that goes on from there counts as online.
-    let (mut verified, mut begun) = (BTreeSet::new(), None);
-    let mut show = |progress: Progress| {
-        if let Progress::Stored { slot, .. } = progress
-            && verified.insert(slot)
-            && verified.len() == usize::from(roster.nodes())
-        {
-            begun = Some(clock.elapsed());
-        }
-        bar.show(progress);
-    };
-    blocking::submit(&prepared, &owner, agents.nodes(), &Limits::default(), &mut show)?;
-    let stored = clock.elapsed();
-    let ticket = prepared.ticket();
-    let concluded = blocking::wait(&owner, &ticket, agents.nodes(), &Limits::default(), &mut show)?;
-    let total = clock.elapsed();
-    let offline = begun.unwrap_or(stored);
-    drop(bar);
-    let results = read(&owner, &ticket, &concluded)?;
-    let cost = prepared.plan().cost();
+    let done = owner.run(&program, &inputs, (roster, &agents), "breast cancer example")?;
+    let (results, cost) = (&done.results, &done.cost);
     let usage = agents.usage();
     drop(agents);
 
-    let outcome = Outcome::of(&data, &results, args.epochs);
+    let outcome = Outcome::of(&data, results, args.epochs);
     curve::draw(&args.out, &outcome.private, &outcome.plain)?;
-    let bytes = results.agreed.receipts().iter().map(|r| r.sent).max().unwrap_or(0);
-    let transcript = results.agreed.transcript().iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let (offline, online) = (offline.as_secs_f64(), (total - offline).as_secs_f64());
+    let (bytes, transcript) = (done.bytes(), done.transcript());
+    let (offline, online) = (done.offline, done.online);
 
     println!();
     println!(
@@ -199,19 +157,6 @@ fn run(args: &Args) -> Result<(), Fault> {
         println!("{report}");
     }
     Ok(())
-}
-
-/// What the nodes, which open it themselves, will compute on.
-fn device(backend: &BackendArgs) -> Result<String, Fault> {
-    let opened = backend.devices().open()?;
-    if let Some(why) = opened.fell_back {
-        println!("no GPU is used: {why}");
-    }
-    Ok(opened.device.to_string())
-}
-
-fn shown(value: Option<f64>, unit: &str) -> String {
-    value.map_or_else(|| "cannot be told on this system".to_owned(), |v| format!("{v:.1} {unit}"))
 }
 
 /// What the nodes compute: they see this and the shapes, never a value.

@@ -1,0 +1,116 @@
+//! One job from masking to results, with what it took.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use beaverdam::cli::{self, BackendArgs};
+use beaverdam::entropy::Entropy;
+use beaverdam::keys::SecretKey;
+use beaverdam::net::Limits;
+use beaverdam::owner::{Progress, Request, Results, blocking, prepare, read};
+use beaverdam::program::{Cost, Program};
+use beaverdam::roster::Roster;
+
+use crate::Fault;
+use crate::agents::Agents;
+
+/// The owner of all inputs.
+pub struct Owner {
+    pub key: Arc<SecretKey>,
+    entropy: Entropy,
+}
+
+impl Owner {
+    /// A new one; from a known seed, with a warning, if there is one.
+    pub fn new(seed: Option<u64>) -> Result<Self, Fault> {
+        let (entropy, key) = match seed {
+            None => (Entropy::system(), SecretKey::generate()?),
+            Some(seed) => {
+                eprintln!("WARNING: INSECURE: all randomness of owner and nodes comes from the known seed {seed}");
+                (Entropy::insecure_from_seed(seed), SecretKey::insecure_from_seed(seed, "owner"))
+            }
+        };
+        Ok(Self { key: Arc::new(key), entropy })
+    }
+
+    /// Runs a program on the nodes and reads what they give back.
+    pub fn run(
+        &self,
+        program: &Program,
+        inputs: &BTreeMap<String, Vec<f64>>,
+        (roster, agents): (Roster, &Agents),
+        note: &str,
+    ) -> Result<Done, Fault> {
+        let owner = &self.key;
+        let mut bar = cli::Bar::new(roster);
+        let clock = Instant::now();
+        let keys: Vec<_> = agents.nodes().iter().map(|n| n.key).collect();
+        let expires = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() + 3600;
+        let readers = BTreeMap::new();
+        let request = Request { program, roster, nodes: &keys, inputs, readers: &readers, expires, note };
+        let prepared = prepare(owner, &request, self.entropy)?;
+        // The nodes begin to talk when the last one has verified its inputs; the
+        // dealing that goes on from there counts as online.
+        let (mut verified, mut begun) = (BTreeSet::new(), None);
+        let mut show = |progress: Progress| {
+            if let Progress::Stored { slot, .. } = progress
+                && verified.insert(slot)
+                && verified.len() == usize::from(roster.nodes())
+            {
+                begun = Some(clock.elapsed());
+            }
+            bar.show(progress);
+        };
+        blocking::submit(&prepared, owner, agents.nodes(), &Limits::default(), &mut show)?;
+        let stored = clock.elapsed();
+        let ticket = prepared.ticket();
+        let concluded = blocking::wait(owner, &ticket, agents.nodes(), &Limits::default(), &mut show)?;
+        let total = clock.elapsed();
+        let offline = begun.unwrap_or(stored);
+        drop(bar);
+        let results = read(owner, &ticket, &concluded)?;
+        Ok(Done {
+            results,
+            cost: prepared.plan().cost(),
+            offline: offline.as_secs_f64(),
+            online: (total - offline).as_secs_f64(),
+        })
+    }
+}
+
+/// A job that is done.
+pub struct Done {
+    pub results: Results,
+    /// what was predicted
+    pub cost: Cost,
+    /// seconds of masking and of giving the inputs to the nodes
+    pub offline: f64,
+    /// seconds from the first message to the last
+    pub online: f64,
+}
+
+impl Done {
+    /// The most bytes that a node sent.
+    pub fn bytes(&self) -> u64 {
+        self.results.agreed.receipts().iter().map(|r| r.sent).max().unwrap_or(0)
+    }
+    /// The transcript that all nodes signed, in hex.
+    pub fn transcript(&self) -> String {
+        self.results.agreed.transcript().iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+/// What the nodes, which open it themselves, will compute on.
+pub fn device(backend: &BackendArgs) -> Result<String, Fault> {
+    let opened = backend.devices().open()?;
+    if let Some(why) = opened.fell_back {
+        println!("no GPU is used: {why}");
+    }
+    Ok(opened.device.to_string())
+}
+
+/// A measured number, where there is one.
+pub fn shown(value: Option<f64>, unit: &str) -> String {
+    value.map_or_else(|| "cannot be told on this system".to_owned(), |v| format!("{v:.1} {unit}"))
+}
