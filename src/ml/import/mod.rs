@@ -47,12 +47,19 @@ pub const MAX_NUMBERS: usize = 1 << 26;
 pub const MAX_NAME: usize = crate::program::MAX_NAME;
 
 /// A tensor from a file: finite numbers, as many as its shape says.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone)]
 pub struct Values {
     /// the dimensions, `[]` for a scalar
     pub shape: Vec<usize>,
     /// row-major
     pub values: Vec<f64>,
+}
+
+impl std::fmt::Debug for Values {
+    /// The shape; weights may be secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Values").field("shape", &self.shape).finish_non_exhaustive()
+    }
 }
 
 /// Whose the weights of a model are.

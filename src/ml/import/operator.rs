@@ -141,6 +141,9 @@ pub(super) enum Padding {
 const MAX_WINDOW: i64 = 4096;
 /// Above this a layer norm's ε is no longer small beside the least variance.
 const MAX_EPSILON: f64 = 1e-3;
+/// The most rows of a table that secret indices point into: one comparison tells
+/// them apart.
+const MAX_ROWS: usize = crate::program::MAX_THRESHOLDS + 1;
 /// The most constant indices of a `Gather`.
 const MAX_PICKS: usize = 4096;
 
@@ -355,6 +358,10 @@ impl<'a> Reading<'a> {
                 if table.values.shape.len() != 2 || axis != 0 {
                     let found = format!("axis {axis} of a table of the shape {:?}", table.values.shape);
                     return Err(refusal(found, "axis 0 of [rows, columns]"));
+                }
+                let rows = table.values.shape[0];
+                if rows > MAX_ROWS {
+                    return Err(refusal(format!("a table of {rows} rows"), format!("at most {MAX_ROWS}: split it")));
                 }
                 Ok(Read::Step(Operator::Embedding, self.operands(2..=2)?))
             }

@@ -149,7 +149,6 @@ fn product(a: &[f64], b: &[f64], k: usize, n: usize) -> Vec<f64> {
 }
 
 /// Words under each place of a window, `None` for padding, of one image plane.
-#[allow(clippy::type_complexity)] // one place of a window, with its words
 fn under(
     plane: &[f64],
     [rows, columns]: [usize; 2],
@@ -197,10 +196,13 @@ fn products() {
     });
 }
 
+/// Attributes, and the stride and padding that they mean.
+type Case<'a> = (&'a [(&'a str, Att<'a>)], [usize; 2], [usize; 4]);
+
 #[test]
 fn convolutions() {
     let (w, bias) = (numbers(3, 2 * 3 * 2 * 3, 0.5), numbers(4, 2, 1.0));
-    let cases: [(&[(&str, Att)], [usize; 2], [usize; 4]); 4] = [
+    let cases: [Case; 4] = [
         (&[], [1, 1], [0; 4]),
         (&[("strides", Att::L(&[2, 1])), ("pads", Att::L(&[1, 2, 0, 1]))], [2, 1], [1, 2, 0, 1]),
         (&[("auto_pad", Att::S("SAME_UPPER")), ("kernel_shape", Att::L(&[2, 3]))], [1, 1], [0, 1, 1, 1]),
@@ -360,6 +362,13 @@ fn gathers_and_graphs() {
     check(node("Gather", &["x", "i"], "y", &[("axis", Att::I(1))]), vec![ints("i", &[2, 0])], &[2, 3], |x| {
         vec![x[2], x[0], x[5], x[3]]
     });
+
+    let large = floats("t", &[1026, 1], &[0.0; 1026]);
+    let message = refused(node("Gather", &["t", "x"], "y", &[]), vec![large]);
+    assert!(message.contains("(Gather) has a table of 1026 rows, expected at most 1025"), "{message}");
+
+    let message = refused(node("Gather", &["t", "x"], "y", &[]), vec![floats("t", &[5, 3], &table)]);
+    assert!(message.contains("expected integers in 0..=4"), "{message}");
 
     // A graph with a branch, a Constant, a Dropout and unused things.
     let mut two = node("Constant", &[], "two", &[]);
