@@ -11,9 +11,11 @@ pub mod import;
 pub mod layers;
 mod linear;
 mod logistic;
+mod mlp;
 
 pub use linear::LinearRegression;
 pub use logistic::LogisticRegression;
+pub use mlp::{Mlp, MlpFit, Sgd};
 
 use crate::program::{Tensor, Type};
 
