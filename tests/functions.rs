@@ -120,6 +120,15 @@ fn a_relu_costs_what_its_design_says_whatever_the_width() {
         let small = Type::fixed(-181.0..=181.0);
         assert_eq!(cost(small, n, |x| (x * x - 30000.0).relu()), (5, 13));
         assert_eq!(cost(small, n, |x| x * x), (1, 1));
+        // A declaration is not in the way, nor is another use of what is tested.
+        let declared = |x: &Tensor| (x * x).declare("square", -32768.0..=32767.0);
+        assert_eq!(cost(small, n, |x| declared(x).relu()), (5, 13));
+        assert_eq!(cost(small, n, |x| declared(x).ge0() * declared(x)), (5, 14));
+        let tested = |x: &Tensor| {
+            let square = declared(x);
+            square.ge0() * square
+        };
+        assert_eq!(cost(small, n, tested), (5, 13));
         // Both ends on one opening, one round of products for both.
         assert_eq!(cost(bits31, n, |x| x.clamp(-1.0..=1.0)).0, 5);
         assert_eq!(cost(bits31, n, |x| x.ge0()), (4, 12));
@@ -138,6 +147,8 @@ fn a_bias_joins_its_product_and_both_are_right() {
             (|x| (x * x - 4.0) * 0.3, |x| (x * x - 4.0) * 0.3),
             (|x| x - x * x, |x| x - x * x),
             (|x| (x * x - 1.0).tanh(), |x| (x * x - 1.0).tanh()),
+            (|x| (x * x - 1.0).declare("y", -1.0..=8.0).tanh(), |x| (x * x - 1.0).tanh()),
+            (|x| (x * x - 1.0).declare("y", -1.0..=8.0) * 0.3, |x| (x * x - 1.0) * 0.3),
             (|x| (x * x - 1.0).ge(&(x * 0.5)), |x| f64::from(u8::from(x * x - 1.0 >= x * 0.5))),
         ] {
             let (found, bound) = run(roster, Type::fixed(-3.0..=3.0), &[x.len()], &x, f);
@@ -145,6 +156,37 @@ fn a_bias_joins_its_product_and_both_are_right() {
             close("a sum with a product", &found, &expected, bound);
             assert!(bound < 1e-3 || bound == 1.0, "{bound}");
         }
+    }
+}
+
+#[test]
+fn a_product_is_tested_and_used_on() {
+    let x = spread(-3.0, 3.0, 50);
+    let declared = |x: &Tensor| (x * x - 1.0).declare("y", -1.0..=8.0);
+    for roster in rosters() {
+        let run = |f: &dyn Fn(&Tensor) -> Tensor| run(roster, Type::fixed(-3.0..=3.0), &[x.len()], &x, f).0;
+        let found = run(&|x| {
+            let y = declared(x);
+            y.ge0() * y
+        });
+        let relu: Vec<f64> = x.iter().map(|x| (x * x - 1.0).max(0.0)).collect();
+        close("a tested product", &found, &relu, 4.0 * ULP);
+        // The uses before the test, and those after it, see the same words.
+        let found = run(&|x| {
+            let y = declared(x);
+            let (more, scaled) = (&y + 0.5, &y * 0.3);
+            y.at_least(&[-0.5, 1.0]).sum(0) * scaled + more + y
+        });
+        let steps = |y: f64| f64::from(u8::from(y >= -0.5) + u8::from(y >= 1.0)) * 0.3 * y + 0.5 + 2.0 * y;
+        let expected: Vec<f64> = x.iter().map(|x| steps(x * x - 1.0)).collect();
+        close("a product used before its test", &found, &expected, 12.0 * ULP);
+        // One that the range decides needs no test, and is whole all the same.
+        let found = run(&|x| {
+            let y = declared(x);
+            y.at_least(&[-1.0]) * y
+        });
+        let expected: Vec<f64> = x.iter().map(|x| x * x - 1.0).collect();
+        close("a product that needs no test", &found, &expected, 4.0 * ULP);
     }
 }
 

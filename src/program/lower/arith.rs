@@ -90,6 +90,7 @@ impl Lowering {
         let fusible = shift > 0 || mantissa > 0;
         if let Known { value: Value::Pending(p), .. } = &self.known[&x]
             && fusible
+            && self.uses.get(&x) == Some(&1)
         {
             let by = p.shift + shift;
             if by < OFFSET_BITS && p.raw * i128::from(mantissa.unsigned_abs()) < 1 << OFFSET_BITS {
@@ -120,7 +121,7 @@ impl Lowering {
         b: ValueId,
         sign: Fp61,
     ) -> Result<Option<(Value, f64)>, PlanError> {
-        if a == b || !matches!(self.known[&a].value, Value::Pending(_)) {
+        if a == b || self.uses.get(&a) != Some(&1) || !matches!(self.known[&a].value, Value::Pending(_)) {
             return Ok(None);
         }
         let b = self.force(b)?;

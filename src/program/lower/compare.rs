@@ -17,28 +17,36 @@ const DIGIT: u8 = 4;
 impl Lowering {
     /// \[x ≥ T\] for ascending thresholds, threshold-major; those that the range
     /// of x decides cost nothing.
-    pub(super) fn compare(&mut self, x: &Value, ty: Type, thresholds: &[i64]) -> Result<Value, PlanError> {
+    pub(super) fn compare(
+        &mut self,
+        x: &Value,
+        ty: Type,
+        thresholds: &[i64],
+    ) -> Result<(Value, Option<Sec>), PlanError> {
         let n = self.words(x);
         let passed = thresholds.iter().filter(|t| **t <= ty.lo).count();
         let tested: Vec<i64> = thresholds[passed..].iter().copied().take_while(|t| *t <= ty.hi).collect();
         let beyond = thresholds.len() - passed - tested.len();
-        let mut parts = Vec::new();
+        let (mut parts, mut whole) = (Vec::new(), None);
         if passed > 0 {
             parts.push(Value::Splat(Fp61::ONE, passed * n));
         }
         if !tested.is_empty() {
-            parts.push(Value::Secret(self.tests(x, ty, &tested, "a comparison")?.0));
+            let (bits, x) = self.tests(x, ty, &tested, "a comparison")?;
+            parts.push(Value::Secret(bits));
+            whole = Some(x);
         }
         if beyond > 0 {
             parts.push(Value::Splat(Fp61::ZERO, beyond * n));
         }
-        Ok(match &parts[..] {
+        let bits = match &parts[..] {
             [one] => one.clone(),
             _ => {
                 let axes = parts.iter().map(|part| self.words(part)).collect();
                 self.view(View::Concat { outer: 1, axes, inner: 1 }, &parts)
             }
-        })
+        };
+        Ok((bits, whole))
     }
 
     /// The nearest value of lo..=hi: lo + \[x ≥ lo\](x − lo) − \[x ≥ hi\](x − hi),

@@ -264,6 +264,11 @@ impl Lowering {
                 let x = self.known.remove(x).expect("checked by the guard");
                 (x.value, x.error)
             }
+            // Its uses may be a comparison, and others after it.
+            Op::Declare { x, .. } if self.uses[x] == 1 && matches!(self.known[x].value, Value::Pending(_)) => {
+                let x = self.known.remove(x).expect("checked by the guard");
+                (x.value, x.error)
+            }
             Op::Reshape(x) | Op::Declare { x, .. } => {
                 let x = self.force(*x)?;
                 (x.value, x.error)
@@ -294,15 +299,16 @@ impl Lowering {
                 (value, x.error * axis as f64)
             }
             Op::AtLeast { x, thresholds } => {
-                let x = self.take(*x);
+                let (id, x) = (x, self.known[x].clone());
                 let certain = x.error == 0.0;
-                (self.compare(&x.value, x.ty, thresholds)?, if certain { 0.0 } else { 1.0 })
+                let bits = self.compared(*id, &x, thresholds)?;
+                (bits, if certain { 0.0 } else { 1.0 })
             }
             Op::Between { x, thresholds } => {
-                let x = self.take(*x);
+                let (id, x) = (x, self.known[x].clone());
                 let certain = x.error == 0.0;
                 let (n, rows) = (x.shape.len(), thresholds.len());
-                let passed = self.compare(&x.value, x.ty, thresholds)?;
+                let passed = self.compared(*id, &x, thresholds)?;
                 let join = View::Concat { outer: 1, axes: vec![n, rows * n], inner: 1 };
                 let lower = self.view(join, &[Value::Splat(Fp61::ONE, n), passed.clone()]);
                 let join = View::Concat { outer: 1, axes: vec![rows * n, n], inner: 1 };
@@ -311,12 +317,12 @@ impl Lowering {
                 (Value::Secret(one_hot), if certain { 0.0 } else { 1.0 })
             }
             Op::Clamp { x, lo, hi } => {
-                let x = self.take(*x);
+                let x = self.take(*x)?;
                 (Value::Secret(self.clamp(&x.value, x.ty, *lo, *hi)?), x.error)
             }
             Op::Select { c, a, b } => self.select(*c, *a, *b, len)?,
             Op::Approximate { x, table, .. } => {
-                let x = self.take(*x);
+                let x = self.take(*x)?;
                 let value = self.approximate(&x.value, x.ty, table)?;
                 // The function is as steep as its pieces, give or take their error.
                 let carried = x.error * table.slope(x.ty) * 1.01;
@@ -452,13 +458,26 @@ impl Lowering {
     }
 
     /// A value at its use by an operation that can truncate a pending product
-    /// itself: such a product has no other use.
-    fn take(&mut self, id: ValueId) -> Known {
+    /// itself, and keeps it: if it has no other use.
+    fn take(&mut self, id: ValueId) -> Result<Known, PlanError> {
+        if self.uses.get(&id) != Some(&1) {
+            return self.force(id);
+        }
         let known = self.known[&id].clone();
         if matches!(known.value, Value::Pending(_)) {
             self.known.remove(&id);
         }
-        known
+        Ok(known)
+    }
+
+    /// \[x ≥ T\] for each threshold. A pending product is truncated on the way, for
+    /// the uses that follow.
+    fn compared(&mut self, id: ValueId, x: &Known, thresholds: &[i64]) -> Result<Value, PlanError> {
+        let (bits, whole) = self.compare(&x.value, x.ty, thresholds)?;
+        if let (Value::Pending(_), Some(whole)) = (&x.value, whole) {
+            self.known.insert(id, Known { value: Value::Secret(whole), ..x.clone() });
+        }
+        Ok(bits)
     }
 
     /// The value, with a pending product made whole.
