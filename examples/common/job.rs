@@ -18,38 +18,44 @@ use crate::agents::Agents;
 /// The owner of all inputs.
 pub struct Owner {
     pub key: Arc<SecretKey>,
-    entropy: Entropy,
+    seed: Option<u64>,
+    jobs: u64,
 }
 
 impl Owner {
     /// A new one; from a known seed, with a warning, if there is one.
     pub fn new(seed: Option<u64>) -> Result<Self, Fault> {
-        let (entropy, key) = match seed {
-            None => (Entropy::system(), SecretKey::generate()?),
+        let key = match seed {
+            None => SecretKey::generate()?,
             Some(seed) => {
                 eprintln!("WARNING: INSECURE: all randomness of owner and nodes comes from the known seed {seed}");
-                (Entropy::insecure_from_seed(seed), SecretKey::insecure_from_seed(seed, "owner"))
+                SecretKey::insecure_from_seed(seed, "owner")
             }
         };
-        Ok(Self { key: Arc::new(key), entropy })
+        Ok(Self { key: Arc::new(key), seed, jobs: 0 })
     }
 
     /// Runs a program on the nodes and reads what they give back.
     pub fn run(
-        &self,
+        &mut self,
         program: &Program,
         inputs: &BTreeMap<String, Vec<f64>>,
         (roster, agents): (Roster, &Agents),
         note: &str,
     ) -> Result<Done, Fault> {
         let owner = &self.key;
+        // A seed of its own for each job: nodes take no nonce twice.
+        let entropy = self.seed.map_or_else(Entropy::system, |seed| {
+            Entropy::insecure_from_seed(seed.wrapping_add(self.jobs.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+        });
+        self.jobs += 1;
         let mut bar = cli::Bar::new(roster);
         let clock = Instant::now();
         let keys: Vec<_> = agents.nodes().iter().map(|n| n.key).collect();
         let expires = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() + 3600;
         let readers = BTreeMap::new();
         let request = Request { program, roster, nodes: &keys, inputs, readers: &readers, expires, note };
-        let prepared = prepare(owner, &request, self.entropy)?;
+        let prepared = prepare(owner, &request, entropy)?;
         // The nodes begin to talk when the last one has verified its inputs; the
         // dealing that goes on from there counts as online.
         let (mut verified, mut begun) = (BTreeSet::new(), None);

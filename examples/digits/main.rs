@@ -109,7 +109,7 @@ fn run(args: &Args) -> Result<(), Fault> {
     let whose = if args.secret_weights { "secret" } else { "public" };
     println!("{} images, the network {} with {whose} weights", args.images, args.model.name());
 
-    let owner = Owner::new(args.seed)?;
+    let mut owner = Owner::new(args.seed)?;
     let device = device(&args.backend)?;
     println!("computing on {device}");
     let agents = Agents::start(roster, &owner.key.public(), args.seed, &args.backend)?;

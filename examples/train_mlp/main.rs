@@ -146,7 +146,7 @@ fn run(args: &Args) -> Result<(), Fault> {
         .into());
     }
 
-    let owner = Owner::new(args.seed)?;
+    let mut owner = Owner::new(args.seed)?;
     let device = device(&args.backend)?;
     println!("computing on {device}");
     let agents = Agents::start(roster, &owner.key.public(), args.seed, &args.backend)?;
