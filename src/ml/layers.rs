@@ -37,8 +37,9 @@ impl Window {
         let [sy, sx] = self.stride;
         // Room for the whole strides of the last place.
         let [top, left, bottom, right] = self.padding;
-        let need =
-            |places: usize, stride: usize, size: usize, have: usize| (size - 1 + places * stride).saturating_sub(have);
+        let need = |places: usize, stride: usize, size: usize, have: usize| {
+            (size.saturating_sub(1) + places * stride).saturating_sub(have)
+        };
         let more =
             [need(down, sy, self.size[0], rows + top + bottom), need(across, sx, self.size[1], columns + left + right)];
         let x = surround(x, [top, left, bottom + more[0], right + more[1]]);
