@@ -20,6 +20,10 @@ pub fn open(options: Options) -> Option<Gpu> {
     match Gpu::open(options) {
         Ok(gpu) => {
             eprintln!("this test runs on {}", gpu.adapter());
+            if let Ok(expected) = std::env::var("BEAVERDAM_TEST_ADAPTER") {
+                let found = &gpu.adapter().name;
+                assert!(found.contains(&expected), "the tests run on {found}, expected {expected}");
+            }
             Some(gpu)
         }
         Err(error) => {
