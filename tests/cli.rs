@@ -336,6 +336,12 @@ fn bad_input_is_one_clear_line() {
     assert!(submit("--input", &format!("q={}", scene.at("x.csv"))).contains("--input x=FILE.csv"));
     assert!(submit("--reader", "bob=bd1").contains("--reader"));
     assert!(submit("--reader", &format!("eve={}", keys[0])).contains("no reader \"eve\""));
+    // Before the job, not when its result is there.
+    let mut waiting = scene.submit(&[]);
+    waiting.extend(["--wait".to_owned(), "--out".to_owned(), scene.at("x.csv")]);
+    let message = refused(&strs(&waiting));
+    assert!(message.contains("x.csv exists already") && message.contains("--out"), "{message}");
+    assert!(!scene.path("job.ticket").exists());
     // Nobody listens there, and no ticket is left.
     assert!(submit("--ticket", &scene.at("job.ticket")).contains("node "));
     assert!(!scene.path("job.ticket").exists());
@@ -396,7 +402,7 @@ fn keys_come_from_files_and_the_environment() {
 
 #[test]
 fn help_is_complete() {
-    for command in ["keygen", "key", "node", "plan", "submit", "fetch", "verify", "cancel"] {
+    for command in ["keygen", "key", "node", "gpu", "plan", "submit", "fetch", "verify", "cancel"] {
         let help = ok(&[command, "--help"]);
         assert!(help.contains("Usage:"), "{command}");
         assert!(ok(&["--help"]).contains(command));

@@ -156,6 +156,9 @@ impl Submit {
         let prepared = prepare(&owner, &request, Entropy::system())?;
         drop(inputs);
         let ticket = prepared.ticket();
+        if self.wait && self.out.exists() && !self.out.is_dir() {
+            return Err(CliError::Exists { path: self.out.display().to_string(), flag: "--out" });
+        }
         // First, so that no job runs whose result nobody could fetch.
         create(&self.ticket, &ticket.to_bytes(), "--ticket")?;
         let mut bar = Bar::new(roster.roster());
