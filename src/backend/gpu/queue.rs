@@ -154,6 +154,26 @@ struct Shared {
     returned: Arc<Mutex<Vec<Chunk>>>,
 }
 
+impl Drop for Shared {
+    /// Wipes what was released since the last batch, and what was staged; what
+    /// the open batch would compute nobody can read any more.
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        drop(state.pass.take());
+        (state.work, state.uploads) = (None, None);
+        state.staged.drain(..).for_each(|mut chunk| chunk.wipe());
+        if self.fault.get().is_some() {
+            return;
+        }
+        let mut clear = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        state.released.iter().for_each(|buffer| clear.clear_buffer(buffer, 0, None));
+        let index = self.queue.submit([clear.finish()]);
+        self.fault.outlive(|| self.device.poll(PollType::Wait { submission_index: Some(index), timeout: None }));
+        let returned = std::mem::take(&mut *self.returned.lock().unwrap_or_else(PoisonError::into_inner));
+        returned.into_iter().for_each(|mut chunk| chunk.wipe());
+    }
+}
+
 #[derive(Default)]
 struct State {
     /// the batch: uploads, and the pass of all dispatches (dropped before its encoder ends)
@@ -181,6 +201,16 @@ struct State {
 struct Chunk {
     buffer: wgpu::Buffer,
     used: u64,
+}
+
+impl Chunk {
+    /// Overwrites what was staged; it must be mapped.
+    fn wipe(&mut self) {
+        if let Ok(mut view) = self.buffer.get_mapped_range_mut(..self.used) {
+            view.slice(..).fill(0);
+        }
+        self.used = 0;
+    }
 }
 
 impl Queue {
@@ -338,10 +368,7 @@ impl Queue {
         self.poll(PollType::Poll);
         let returned = std::mem::take(&mut *self.0.returned.lock().unwrap_or_else(PoisonError::into_inner));
         for mut chunk in returned {
-            if let Ok(mut view) = chunk.buffer.get_mapped_range_mut(..chunk.used) {
-                view.slice(..).fill(0);
-            }
-            chunk.used = 0;
+            chunk.wipe();
             let idle: u64 = state.idle.iter().map(|chunk| chunk.buffer.size()).sum();
             if idle + chunk.buffer.size() <= IDLE {
                 state.idle.push(chunk);
