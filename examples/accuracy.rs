@@ -11,7 +11,7 @@ use beaverdam::job::local;
 use beaverdam::ml::layers;
 use beaverdam::program::graph::Op;
 use beaverdam::program::table::Function;
-use beaverdam::program::{Builder, Program, Tensor, Type};
+use beaverdam::program::{Builder, Planning, Program, Tensor, Type};
 use beaverdam::roster::Roster;
 
 /// Any fault, already one line.
@@ -109,7 +109,7 @@ fn program(ty: Type, shape: &[usize], f: impl Fn(&Tensor) -> Tensor) -> Result<P
 /// The same seed each time, so that the page changes only with the code.
 fn run(program: &Program, x: Vec<f64>) -> Result<Vec<f64>, Fault> {
     let entropy = Entropy::insecure_from_seed(1);
-    let mut run = local::run_with(program, roster()?, &[("x", x)], entropy, &Device::Cpu)?;
+    let mut run = local::run_with(program, roster()?, Planning::default(), &[("x", x)], entropy, &Device::Cpu)?;
     Ok(run.outputs.remove("y").ok_or("the program has an output y")?)
 }
 

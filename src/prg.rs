@@ -19,7 +19,7 @@
 use chacha20::ChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::field::{Fp61, P};
 
@@ -53,6 +53,8 @@ pub enum Domain {
     Mac = 2,
     /// PRSS zero sharings of degree 2t
     Zero = 3,
+    /// raw 64-bit words: shares and masks of packed bits
+    Bits = 4,
 }
 
 /// One use of pseudorandom words inside one job (the job's nonce is in the key).
@@ -98,6 +100,20 @@ impl Stream {
     /// range is cut. Panics past [`Stream::WORDS`], which no checked plan reaches.
     pub fn fill(&self, first: u64, out: &mut [Fp61]) {
         self.reader(first).fill(out);
+    }
+    /// Writes raw words of the key stream, 64 random bits each: for packed bits,
+    /// in the domain [`Domain::Bits`], whose streams are never read as elements.
+    pub fn fill_raw(&self, first: u64, out: &mut [u64]) {
+        let end = first + out.len() as u64;
+        assert!(end <= Stream::WORDS, "word {end} is past the end of a stream");
+        let mut cipher = self.cipher(0, first);
+        let mut block = Zeroizing::new([0; BLOCK]);
+        for out in out.chunks_mut(BLOCK / 8) {
+            let raw = &mut block[..8 * out.len()];
+            cipher.write_keystream(raw);
+            let (raw, _) = raw.as_chunks();
+            out.iter_mut().zip(raw).for_each(|(out, raw)| *out = u64::from_le_bytes(*raw));
+        }
     }
     /// Reads on from an index, without setting the cipher up for each piece.
     pub fn reader(&self, first: u64) -> Reader<'_> {
@@ -260,7 +276,7 @@ mod tests {
     fn domains_differ() {
         let mut seen = HashSet::new();
         let key = PrgKey([1; 32]);
-        for domain in [Domain::Value, Domain::Mac, Domain::Zero] {
+        for domain in [Domain::Value, Domain::Mac, Domain::Zero, Domain::Bits] {
             for input in [false, true] {
                 for (op, part, attempt) in [(0, 0, 0), (1, 0, 0), (256, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 256)] {
                     let address = Address { domain, input, op, part, attempt };
@@ -294,6 +310,19 @@ mod tests {
         ChaCha20::new(&stream.key.0.into(), &nonce.into()).apply_keystream(&mut second);
         let second = |i: usize| u64::from_le_bytes(second[8 * i..][..8].try_into().unwrap()) & P;
         assert_eq!(out.map(Fp61::word), [5, second(101), P - 1, second(103), 0]);
+    }
+
+    /// Raw words are the key stream, from any index on.
+    #[test]
+    fn raw_words_are_the_key_stream() {
+        let mut raw = vec![0; 600];
+        stream().fill_raw(0, &mut raw);
+        let elements = words(&stream(), 0, 600);
+        assert!(raw.iter().zip(&elements).all(|(raw, element)| raw & P == element.word()));
+        assert!(raw.iter().any(|raw| *raw > P), "the upper bits are there too");
+        let mut later = vec![0; 77];
+        stream().fill_raw(301, &mut later);
+        assert_eq!(later, raw[301..378]);
     }
 
     #[test]

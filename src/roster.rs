@@ -183,6 +183,11 @@ impl Roster {
     pub fn local_products(&self) -> bool {
         self.scheme == Scheme::Shamir && self.redundancy(Degree::TwoT) != Redundancy::None
     }
+    /// Whether comparisons can run on packed bits ([`sharing::packed`](crate::sharing::packed)):
+    /// replicated shares among four nodes of which one may be corrupt.
+    pub fn packs_bits(&self) -> bool {
+        (self.scheme, self.n, self.t) == (Scheme::Shamir, 4, 1)
+    }
     /// The number that a degree stands for here.
     pub fn degree(&self, degree: Degree) -> usize {
         usize::from(self.t) * if degree == Degree::T { 1 } else { 2 }

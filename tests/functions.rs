@@ -1,25 +1,45 @@
 //! Every operation on secrets against the same in the clear, over its whole
 //! range and at its edges, on both schemes.
 
+use beaverdam::backend::Device;
+use beaverdam::entropy::Entropy;
 use beaverdam::job::local;
 use beaverdam::ml::layers::{self, Window};
 use beaverdam::program::table::Function;
-use beaverdam::program::{Builder, Tensor, Type};
+use beaverdam::program::{Builder, Comparisons, Cost, Planning, Tensor, Type};
 use beaverdam::roster::Roster;
 
-fn rosters() -> [Roster; 2] {
-    [Roster::shamir(4, 1).unwrap(), Roster::spdz(2).unwrap()]
+/// A roster, and how comparisons run on it.
+#[derive(Clone, Copy)]
+struct Setting(Roster, Comparisons);
+
+impl std::fmt::Display for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, {:?}", self.0, self.1)
+    }
+}
+
+impl Setting {
+    fn planning(self) -> Planning {
+        Planning { comparisons: self.1, ..Planning::default() }
+    }
+}
+
+fn rosters() -> [Setting; 3] {
+    let (shamir, spdz) = (Roster::shamir(4, 1).unwrap(), Roster::spdz(2).unwrap());
+    [Setting(shamir, Comparisons::Digits), Setting(spdz, Comparisons::Digits), Setting(shamir, Comparisons::Packed)]
 }
 
 /// A program of one input, its result, and the bound that the plan promises.
-fn run(roster: Roster, ty: Type, shape: &[usize], x: &[f64], f: impl Fn(&Tensor) -> Tensor) -> (Vec<f64>, f64) {
+fn run(roster: Setting, ty: Type, shape: &[usize], x: &[f64], f: impl Fn(&Tensor) -> Tensor) -> (Vec<f64>, f64) {
     let b = Builder::new();
     let tensor = b.input("x", "alice", ty, shape);
     b.output("y", "alice", &f(&tensor));
     let program = b.finish().unwrap();
-    let plan = program.plan(roster).unwrap();
+    let plan = program.plan_with(roster.0, roster.planning()).unwrap();
     let bound = plan.outputs[0].error;
-    let mut run = local::run(&program, roster, &[("x", x.to_vec())]).unwrap();
+    let (entropy, inputs) = (Entropy::system(), [("x", x.to_vec())]);
+    let mut run = local::run_with(&program, roster.0, roster.planning(), &inputs, entropy, &Device::Cpu).unwrap();
     assert_eq!(u64::from(run.rounds), plan.cost().rounds);
     (run.outputs.remove("y").unwrap(), bound)
 }
@@ -102,11 +122,15 @@ fn ranges_and_order() {
     }
 }
 
-/// Rounds, and opened words for each element.
-fn cost(ty: Type, n: usize, f: impl Fn(&Tensor) -> Tensor) -> (u64, u64) {
+fn cost_of(setting: Setting, ty: Type, n: usize, f: impl Fn(&Tensor) -> Tensor) -> Cost {
     let b = Builder::new();
     b.output("y", "alice", &f(&b.input("x", "alice", ty, [n])));
-    let cost = b.finish().unwrap().plan(rosters()[0]).unwrap().cost();
+    b.finish().unwrap().plan_with(setting.0, setting.planning()).unwrap().cost()
+}
+
+/// Rounds, and opened words for each element.
+fn cost(ty: Type, n: usize, f: impl Fn(&Tensor) -> Tensor) -> (u64, u64) {
+    let cost = cost_of(rosters()[0], ty, n, f);
     assert_eq!(cost.opened_words % n as u64, 0);
     (cost.rounds, cost.opened_words / n as u64)
 }
@@ -133,6 +157,31 @@ fn a_relu_costs_what_its_design_says_whatever_the_width() {
         assert_eq!(cost(bits31, n, |x| x.clamp(-1.0..=1.0)).0, 5);
         assert_eq!(cost(bits31, n, |x| x.ge0()), (4, 12));
     }
+}
+
+/// On packed bits: the opening, four layers, the bit, and the choice; 26 products of bits,
+/// of which each node sends a bit and a half, and two words.
+#[test]
+fn a_packed_relu_costs_few_bytes() {
+    let bits31 = Type::fixed(-32768.0..=32767.0);
+    let small = Type::fixed(-181.0..=181.0);
+    for n in [1, 1_000_000] {
+        let relu = cost_of(rosters()[2], bits31, n, |x| x.relu());
+        assert_eq!((relu.rounds, relu.opened_words), (7, 2 * n as u64));
+        let fused = cost_of(rosters()[2], small, n, |x| (x * x - 30000.0).relu());
+        assert_eq!((fused.rounds, fused.opened_words), (7, 2 * n as u64));
+        if n > 1 {
+            // Over all four nodes, the material not counted; and the material.
+            let bytes = |cost: Cost| (4 * cost.sent_bytes / n as u64, cost.stream_words * 8 / n as u64);
+            let (alone, fused) = (bytes(relu), bytes(fused));
+            assert!(alone.0 < 220 && fused.0 < 220, "{alone:?}, {fused:?}");
+            assert!(alone.1 < 16 && fused.1 < 32, "{alone:?}, {fused:?}");
+        }
+    }
+    // What is faster where is the planner's: few values by fewer rounds, many by less bytes.
+    let auto = Setting(rosters()[0].0, Comparisons::Auto);
+    assert_eq!(cost_of(auto, bits31, 100, |x| x.relu()).rounds, 5);
+    assert_eq!(cost_of(auto, bits31, 100_000, |x| x.relu()).rounds, 7);
 }
 
 #[test]

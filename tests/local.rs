@@ -60,7 +60,9 @@ fn one_seed_gives_one_transcript() {
     for roster in rosters() {
         let once = |seed| {
             let entropy = Entropy::insecure_from_seed(seed);
-            local::run_with(&dot(), roster, &inputs, entropy, &beaverdam::backend::Device::Cpu).unwrap().transcript
+            local::run_with(&dot(), roster, Default::default(), &inputs, entropy, &beaverdam::backend::Device::Cpu)
+                .unwrap()
+                .transcript
         };
         assert_eq!(once(7), once(7), "{roster}");
         assert_ne!(once(7), once(8), "{roster}");

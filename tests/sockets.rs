@@ -94,8 +94,16 @@ fn job(owner: &Arc<SecretKey>, roster: Roster, nodes: &[Node], length: usize, re
     ]);
     let readers = reader.map(|key| ("bob".to_owned(), key)).into_iter().collect();
     let expires = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 3600;
-    let request =
-        Request { program: &program, roster, nodes: &keys, inputs: &inputs, readers: &readers, expires, note: "" };
+    let request = Request {
+        program: &program,
+        roster,
+        planning: Default::default(),
+        nodes: &keys,
+        inputs: &inputs,
+        readers: &readers,
+        expires,
+        note: "",
+    };
     prepare(owner, &request, Entropy::system()).unwrap()
 }
 

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use beaverdam::cli::{self, BackendArgs, RosterArgs};
+use beaverdam::cli::{self, BackendArgs, PlanningArgs, RosterArgs};
 use beaverdam::ml::{Descent, LogisticRegression, with_intercept};
 use beaverdam::owner::Results;
 use beaverdam::program::{Builder, Program, Type};
@@ -41,6 +41,8 @@ use job::{Owner, device, shown};
 struct Args {
     #[command(flatten)]
     roster: RosterArgs,
+    #[command(flatten)]
+    planning: PlanningArgs,
     #[command(flatten)]
     backend: BackendArgs,
     /// Passes over the training data
@@ -110,7 +112,7 @@ fn run(args: &Args) -> Result<(), Fault> {
     let agents = Agents::start(roster, &owner.key.public(), args.seed, &args.backend)?;
     println!("{roster}: {} node processes on this machine, process ids {:?}", roster.nodes(), agents.ids());
 
-    let done = owner.run(&program, &inputs, (roster, &agents), "breast cancer example")?;
+    let done = owner.run(&program, &inputs, (roster, args.planning.planning(), &agents), "breast cancer example")?;
     let (results, cost) = (&done.results, &done.cost);
     let usage = agents.usage();
     drop(agents);

@@ -9,7 +9,7 @@ use beaverdam::entropy::Entropy;
 use beaverdam::keys::SecretKey;
 use beaverdam::net::Limits;
 use beaverdam::owner::{Progress, Request, Results, blocking, prepare, read};
-use beaverdam::program::{Cost, Program};
+use beaverdam::program::{Cost, Planning, Program};
 use beaverdam::roster::Roster;
 
 use crate::Fault;
@@ -40,7 +40,7 @@ impl Owner {
         &mut self,
         program: &Program,
         inputs: &BTreeMap<String, Vec<f64>>,
-        (roster, agents): (Roster, &Agents),
+        (roster, planning, agents): (Roster, Planning, &Agents),
         note: &str,
     ) -> Result<Done, Fault> {
         let owner = &self.key;
@@ -54,7 +54,7 @@ impl Owner {
         let keys: Vec<_> = agents.nodes().iter().map(|n| n.key).collect();
         let expires = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() + 3600;
         let readers = BTreeMap::new();
-        let request = Request { program, roster, nodes: &keys, inputs, readers: &readers, expires, note };
+        let request = Request { program, roster, planning, nodes: &keys, inputs, readers: &readers, expires, note };
         let prepared = prepare(owner, &request, entropy)?;
         // The nodes begin to talk when the last one has verified its inputs; the
         // dealing that goes on from there counts as online.

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use beaverdam::cli::{self, BackendArgs, RosterArgs};
+use beaverdam::cli::{self, BackendArgs, PlanningArgs, RosterArgs};
 use beaverdam::ml::import::{Model, Options, Weights};
 use beaverdam::program::{Builder, Program, Type};
 use clap::Parser;
@@ -40,6 +40,8 @@ use matrix::Confusion;
 struct Args {
     #[command(flatten)]
     roster: RosterArgs,
+    #[command(flatten)]
+    planning: PlanningArgs,
     #[command(flatten)]
     backend: BackendArgs,
     /// Which network
@@ -125,7 +127,7 @@ fn run(args: &Args) -> Result<(), Fault> {
             let (name, least, greatest) = (&seen.name, seen.least, seen.greatest);
             return Err(format!("{name} would reach {least} to {greatest}, outside the declared range").into());
         }
-        let done = owner.run(&program, &inputs, (roster, &agents), "digits example")?;
+        let done = owner.run(&program, &inputs, (roster, args.planning.planning(), &agents), "digits example")?;
         println!("batch {}: {:.2} s offline, {:.2} s online", number + 1, done.offline, done.online);
         sum.add(done)?;
     }

@@ -30,9 +30,8 @@ mod plain;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use beaverdam::cli::{self, BackendArgs, RosterArgs};
+use beaverdam::cli::{self, BackendArgs, PlanningArgs, RosterArgs};
 use beaverdam::ml::{Mlp, Sgd};
 use beaverdam::owner::Results;
 use beaverdam::program::{Builder, Program, Type};
@@ -50,6 +49,8 @@ use plain::Weights;
 struct Args {
     #[command(flatten)]
     roster: RosterArgs,
+    #[command(flatten)]
+    planning: PlanningArgs,
     #[command(flatten)]
     backend: BackendArgs,
     /// Passes over the training data
@@ -121,7 +122,8 @@ fn run(args: &Args) -> Result<(), Fault> {
 
     let program = program(&data, &model)?;
     if args.dry {
-        println!("{}", program.plan(roster)?.report(Duration::from_millis(1), 1e9));
+        let planning = args.planning.planning();
+        println!("{}", program.plan_with(roster, planning)?.report(planning.latency(), planning.bandwidth()));
         for (weights, epoch) in plain::train(&model, &data.train).iter().zip(1..) {
             let plain::Score { loss, accuracy } = plain::score(&data, weights);
             println!("in the clear, epoch {epoch}: loss {loss:.4}, accuracy {accuracy:.4}");
@@ -151,7 +153,7 @@ fn run(args: &Args) -> Result<(), Fault> {
     println!("computing on {device}");
     let agents = Agents::start(roster, &owner.key.public(), args.seed, &args.backend)?;
     println!("{roster}: {} node processes on this machine, process ids {:?}", roster.nodes(), agents.ids());
-    let done = owner.run(&program, &inputs, (roster, &agents), "training a perceptron")?;
+    let done = owner.run(&program, &inputs, (roster, args.planning.planning(), &agents), "training a perceptron")?;
     let usage = agents.usage();
     drop(agents);
 

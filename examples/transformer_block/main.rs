@@ -17,7 +17,7 @@ mod plain;
 
 use std::process::ExitCode;
 
-use beaverdam::cli::{self, BackendArgs, RosterArgs};
+use beaverdam::cli::{self, BackendArgs, PlanningArgs, RosterArgs};
 use beaverdam::entropy::Entropy;
 use beaverdam::job::local;
 use beaverdam::ml::layers::{dense, layer_norm, softmax};
@@ -34,6 +34,8 @@ use plain::Matrix;
 struct Args {
     #[command(flatten)]
     roster: RosterArgs,
+    #[command(flatten)]
+    planning: PlanningArgs,
     #[command(flatten)]
     backend: BackendArgs,
     /// INSECURE: take every random choice of owner and nodes from this number,
@@ -70,7 +72,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
-    let roster = args.roster.roster()?;
+    let (roster, planning) = (args.roster.roster()?, args.planning.planning());
     let mut choices = Choices(MODEL);
     let model = Model::random(&mut choices);
     let tokens = Matrix::random(LENGTH, WIDTH, 1.0, &mut choices);
@@ -95,9 +97,9 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("computing on {}", opened.device);
     println!("{roster}: {} nodes in this process", roster.nodes());
-    let plan = program.plan(roster)?;
+    let plan = program.plan_with(roster, planning)?;
     let cost = plan.cost();
-    let run = local::run_with(&program, roster, &inputs, entropy, &opened.device)?;
+    let run = local::run_with(&program, roster, planning, &inputs, entropy, &opened.device)?;
 
     let exact = plain::block(&model, &tokens);
     let found = &run.outputs["block"];

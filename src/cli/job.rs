@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::progress::Bar;
 use super::table::{Table, to_csv};
-use super::{CliError, KeyArgs};
+use super::{CliError, KeyArgs, PlanningArgs};
 use crate::entropy::Entropy;
 use crate::job::{CheckedManifest, RosterFile};
 use crate::keys::{PublicKey, hex};
@@ -32,6 +32,8 @@ pub(super) struct Submit {
     /// Keys and addresses of the nodes (docs/roster.example.toml)
     #[arg(long, value_name = "FILE")]
     roster: PathBuf,
+    #[command(flatten)]
+    planning: PlanningArgs,
     #[command(flatten)]
     key: KeyArgs,
     /// A CSV of numbers for each input of the program, such as x=data.csv; may
@@ -147,6 +149,7 @@ impl Submit {
         let request = Request {
             program: &program,
             roster: roster.roster(),
+            planning: self.planning.planning(),
             nodes: &keys,
             inputs: &inputs,
             readers: &readers,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::CliError;
-use crate::program::Program;
+use crate::program::{Comparisons, Planning, Program};
 use crate::roster::{Roster, Scheme};
 
 /// Scheme, nodes and threshold as flags.
@@ -71,20 +71,60 @@ pub(super) struct Plan {
     program: PathBuf,
     #[command(flatten)]
     roster: RosterArgs,
+    #[command(flatten)]
+    planning: PlanningArgs,
+}
+
+/// What a program is planned for. All parties plan alike: it stands in the
+/// signed manifest.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct PlanningArgs {
     /// Delay of a message from node to node, one way, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 10.0, value_parser = number(0.0, 1e6))]
-    latency: f64,
+    pub latency: f64,
     /// What a node can send, in megabits per second
-    #[arg(long, value_name = "MBIT", default_value_t = 1000.0, value_parser = number(1e-3, 1e9))]
-    bandwidth: f64,
+    #[arg(long, value_name = "MBIT", default_value_t = 1000.0, value_parser = number(1e-3, 4e6))]
+    pub bandwidth: f64,
+    /// How comparisons are computed; results are the same
+    #[arg(long, value_enum, default_value_t = ComparisonsArg::Auto)]
+    pub comparisons: ComparisonsArg,
+}
+
+/// Ways to compare, as flags name them.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ComparisonsArg {
+    /// whichever is faster on the network that is planned for
+    Auto,
+    /// by digits modulo p
+    Digits,
+    /// on packed bits, Shamir with 4 nodes and threshold 1 only
+    Packed,
+}
+
+impl PlanningArgs {
+    /// What they ask for.
+    pub fn planning(&self) -> Planning {
+        Planning {
+            latency_us: (self.latency * 1e3) as u32,
+            bandwidth_kbit: (self.bandwidth * 1e3).max(1.0) as u32,
+            comparisons: match self.comparisons {
+                ComparisonsArg::Auto => Comparisons::Auto,
+                ComparisonsArg::Digits => Comparisons::Digits,
+                ComparisonsArg::Packed => Comparisons::Packed,
+            },
+        }
+    }
 }
 
 impl Plan {
     pub(super) fn run(&self) -> Result<(), CliError> {
         let program = Program::load(&self.program)?;
-        let plan = program.plan(self.roster.roster()?)?;
+        let plan = program.plan_with(self.roster.roster()?, self.planning.planning())?;
         println!("program {}", crate::keys::hex(&program.digest()));
-        println!("{}", plan.report(Duration::from_secs_f64(self.latency / 1e3), self.bandwidth * 1e6));
+        println!(
+            "{}",
+            plan.report(Duration::from_secs_f64(self.planning.latency / 1e3), self.planning.bandwidth * 1e6)
+        );
         Ok(())
     }
 }

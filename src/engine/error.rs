@@ -55,6 +55,28 @@ pub enum EngineError {
         /// words that the plan states
         expected: usize,
     },
+    /// A layer of packed bits is not what was vouched for.
+    #[error(
+        "{from} and {voucher} told this node different things about a layer of packed bits: one of the two cheats, the job ends with nothing revealed"
+    )]
+    Voucher {
+        /// who sent the words
+        from: Slot,
+        /// who sent their hash
+        voucher: Slot,
+    },
+    /// Something else than words or a hash of the layer that is due.
+    #[error("{from} sent {found} for the layer of packed bits of round {round}, expected {expected}")]
+    Layer {
+        /// who
+        from: Slot,
+        /// which round
+        round: usize,
+        /// what it sent
+        found: String,
+        /// what the plan states
+        expected: String,
+    },
     /// Two nodes hold different values of what all must hold alike.
     #[error(
         "{from} holds another {what} than this node: someone told nodes different things, the job ends with nothing revealed"

@@ -6,8 +6,9 @@ use super::error::EngineError;
 use crate::backend::Backend;
 use crate::field::Fp61;
 use crate::prg::{Address, Domain};
-use crate::program::plan::{Demand, MaterialId, Part, Plan, Prim, Pub, Sec};
+use crate::program::plan::{Bit, Demand, MaterialId, Part, Plan, Prim, Pub, Round, Sec};
 use crate::roster::Slot;
+use crate::sharing::packed::{self, Bits, Merging, Replicated, Said};
 use crate::sharing::{Sharing, Words};
 use crate::tensor::Dims;
 
@@ -19,6 +20,13 @@ pub(super) struct Machine<S: Sharing> {
     inputs: Vec<Option<Vec<Fp61>>>,
     secrets: Vec<Option<S::Secret>>,
     publics: Vec<Option<Words<S>>>,
+    bits: Vec<Option<Bits>>,
+}
+
+/// A step on packed bits that waits for its words.
+pub(super) enum Waiting {
+    Merge(Merging),
+    Open(Bits),
 }
 
 impl<S: Verify> Machine<S> {
@@ -39,6 +47,7 @@ impl<S: Verify> Machine<S> {
             inputs: inputs.into_iter().map(Some).collect(),
             secrets: plan.sec_lens.iter().map(|_| None).collect(),
             publics: plan.pub_lens.iter().map(|_| None).collect(),
+            bits: plan.bit_lens.iter().map(|_| None).collect(),
         })
     }
 
@@ -50,25 +59,42 @@ impl<S: Verify> Machine<S> {
         self.publics[p.0 as usize].as_ref().expect("the plan writes a register before it is read")
     }
 
-    pub(super) fn free(&mut self, secrets: &[Sec], publics: &[Pub]) {
-        secrets.iter().for_each(|s| self.secrets[s.0 as usize] = None);
-        publics.iter().for_each(|p| self.publics[p.0 as usize] = None);
+    fn packed(&self, b: Bit) -> &Bits {
+        self.bits[b.0 as usize].as_ref().expect("the plan writes a register before it is read")
+    }
+
+    fn replicated(&self) -> &Replicated {
+        self.sharing.packed().expect("the planner packs bits only where the roster has them")
+    }
+
+    pub(super) fn free(&mut self, round: &Round) {
+        round.free_sec.iter().for_each(|s| self.secrets[s.0 as usize] = None);
+        round.free_pub.iter().for_each(|p| self.publics[p.0 as usize] = None);
+        round.free_bits.iter().for_each(|b| self.bits[b.0 as usize] = None);
     }
 
     /// Runs one local primitive; `delta` reads the verified, agreed words of
     /// the dealer's stream.
-    pub(super) fn local(&mut self, plan: &Plan, prim: &Prim, delta: &dyn Fn(u64, u64) -> Vec<Fp61>) {
+    pub(super) fn local(
+        &mut self,
+        plan: &Plan,
+        prim: &Prim,
+        delta: &dyn Fn(u64, u64) -> Vec<Fp61>,
+    ) -> Result<(), EngineError> {
         let s = &self.sharing;
         let secret = match prim {
             Prim::Constant { constant, out } => {
                 let words = s.backend().load(plan.constants[*constant as usize].clone());
                 self.publics[out.0 as usize] = Some(words);
-                return;
+                return Ok(());
             }
             Prim::ViewPublic { view, inputs, out } => {
                 let inputs: Vec<_> = inputs.iter().map(|p| self.public(*p)).collect();
                 self.publics[out.0 as usize] = Some(s.backend().view(view, &inputs));
-                return;
+                return Ok(());
+            }
+            Prim::DrawBits { .. } | Prim::BitLeaves { .. } | Prim::BitSign { .. } => {
+                return self.local_bits(plan, prim, delta);
             }
             Prim::Leaf { c, thresholds, from, bits, one_hot, carry, g, p } => {
                 let carry = carry.map(|c| self.secret(c));
@@ -76,7 +102,7 @@ impl<S: Verify> Machine<S> {
                     s.leaf(self.public(*c), thresholds, *from, *bits, self.secret(*one_hot), carry);
                 self.secrets[g.0 as usize] = Some(g_share);
                 self.secrets[p.0 as usize] = Some(p_share);
-                return;
+                return Ok(());
             }
             Prim::Input { input, .. } => {
                 let n = plan.inputs[*input as usize].shape.len();
@@ -107,13 +133,96 @@ impl<S: Verify> Machine<S> {
             Prim::Shift { c, thresholds, by, high, msb, constant, .. } => {
                 s.shift(self.public(*c), thresholds, *by, self.secret(*high), self.secret(*msb), *constant)
             }
-            Prim::Open { .. } | Prim::OpenProduct { .. } | Prim::OpenBeaver { .. } => {
+            Prim::Open { .. }
+            | Prim::OpenProduct { .. }
+            | Prim::OpenBeaver { .. }
+            | Prim::BitMerge { .. }
+            | Prim::OpenBits { .. } => {
                 unreachable!("the planner keeps openings apart")
             }
         };
         // One output each: Leaf, the exception, has returned above.
         let out = prim.written_sec().next().expect("every step that comes here writes a secret");
         self.secrets[out.0 as usize] = Some(secret);
+        Ok(())
+    }
+
+    /// Local steps on packed bits, which live on the host.
+    fn local_bits(
+        &mut self,
+        plan: &Plan,
+        prim: &Prim,
+        delta: &dyn Fn(u64, u64) -> Vec<Fp61>,
+    ) -> Result<(), EngineError> {
+        let packed = self.replicated();
+        let backend = self.sharing.backend();
+        match prim {
+            Prim::DrawBits { material, out } => {
+                let words = plan.bit_lens[out.0 as usize];
+                let dealt = plan.material[material.0 as usize].material.parts().iter().any(|p| p.0 == Part::Rows);
+                let corrections = dealt.then(|| {
+                    let (n, _, offset) = part_of::<S>(plan, *material, Part::Rows);
+                    packed::from_stream(&delta(offset, n as u64), words)
+                });
+                let address = self.material_address(*material, Part::Rows);
+                let bits = packed.draw(address, words, corrections.as_deref());
+                self.bits[out.0 as usize] = Some(bits);
+            }
+            Prim::BitLeaves { c, thresholds, leaves, lowest, rows, row, g, p } => {
+                let c = backend.read(self.public(*c))?;
+                let (g_bits, p_bits) =
+                    packed.leaves(&c, thresholds, leaves, *lowest, self.packed(*rows), *row as usize);
+                drop(c);
+                self.bits[g.0 as usize] = Some(g_bits);
+                self.bits[p.0 as usize] = Some(p_bits);
+            }
+            Prim::BitSign { c, thresholds, at, flip, rows, row, borrow, mask, out } => {
+                let c = backend.read(self.public(*c))?;
+                let (rows, borrow, mask) = (self.packed(*rows), self.packed(*borrow), self.packed(*mask));
+                let bits = packed.sign(&c, thresholds, *at, *flip, rows, *row as usize, borrow, mask);
+                drop(c);
+                self.bits[out.0 as usize] = Some(bits);
+            }
+            other => unreachable!("no local step on packed bits: {other:?}"),
+        }
+        Ok(())
+    }
+
+    /// This node's part of an interactive step on packed bits.
+    pub(super) fn say(&self, prim: &Prim) -> (Waiting, Said) {
+        match prim {
+            Prim::BitMerge { g, p, leaves, lowest, below, masks, .. } => {
+                let below = below.map(|b| self.packed(b));
+                let address = self.material_address(*masks, Part::Value);
+                let pairs = (self.packed(*g), self.packed(*p));
+                let (merging, said) = self.replicated().merge(pairs, *leaves as usize, *lowest, below, address);
+                (Waiting::Merge(merging), said)
+            }
+            Prim::OpenBits { x, .. } => {
+                let x = self.packed(*x);
+                (Waiting::Open(x.clone()), self.replicated().opening(x))
+            }
+            other => unreachable!("no interactive step on packed bits: {other:?}"),
+        }
+    }
+
+    /// Ends a step on packed bits with the vouched words from the next slot;
+    /// the opened words, if it opens any.
+    pub(super) fn told(&mut self, prim: &Prim, waiting: Waiting, words: &[u64]) -> Option<Vec<Fp61>> {
+        match (prim, waiting) {
+            (Prim::BitMerge { out_g, out_p, .. }, Waiting::Merge(merging)) => {
+                let (g, p) = self.replicated().merged(merging, words);
+                self.bits[out_g.0 as usize] = Some(g);
+                self.bits[out_p.0 as usize] = Some(p);
+                None
+            }
+            (Prim::OpenBits { rows, n, out, .. }, Waiting::Open(x)) => {
+                let opened = self.replicated().opened(&x, words, *rows as usize, *n);
+                self.publics[out.0 as usize] = Some(self.sharing.backend().load(opened.clone()));
+                Some(opened)
+            }
+            (other, _) => unreachable!("no interactive step on packed bits: {other:?}"),
+        }
     }
 
     /// This node's share of one opening.

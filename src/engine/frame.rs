@@ -63,10 +63,12 @@ pub enum Kind {
     Finish = 10,
     /// a header of the dealer's stream was verified here: its digest
     Segment = 11,
+    /// shares of a round's openings, and this node's part of a layer of packed bits
+    Packed = 12,
 }
 
 impl Kind {
-    const ALL: [Kind; 11] = [
+    const ALL: [Kind; 12] = [
         Kind::Agree,
         Kind::Opening,
         Kind::Freeze,
@@ -78,6 +80,7 @@ impl Kind {
         Kind::Passed,
         Kind::Finish,
         Kind::Segment,
+        Kind::Packed,
     ];
 }
 
@@ -95,6 +98,7 @@ impl std::fmt::Display for Kind {
             Kind::Passed => "check report",
             Kind::Finish => "final transcript",
             Kind::Segment => "segment digest",
+            Kind::Packed => "layer of packed bits",
         })
     }
 }
@@ -108,6 +112,17 @@ pub enum Body {
     Opening(Opening),
     /// shares; read by all receivers from one place
     Words(Arc<Vec<Fp61>>),
+    /// shares, and what the receiver is told of a layer of packed bits
+    Packed(Arc<Vec<Fp61>>, Told),
+}
+
+/// What one node tells another of a layer of packed bits.
+#[derive(Clone)]
+pub enum Told {
+    /// the words, from the receiver's next slot
+    Words(Arc<Vec<u64>>),
+    /// the hash of words that another sends
+    Voucher([u8; 32]),
 }
 
 /// A frame.
@@ -130,7 +145,7 @@ pub enum FrameError {
     },
     /// A kind that this version does not know.
     #[error(
-        "found a message of unknown kind {found}, expected 1 to 11: the peer runs another version or sends garbage"
+        "found a message of unknown kind {found}, expected 1 to 12: the peer runs another version or sends garbage"
     )]
     Kind {
         /// the kind's number
@@ -155,7 +170,12 @@ impl Frame {
     /// The wire form.
     pub fn encode(&self) -> Vec<u8> {
         let h = &self.header;
-        let body_len = if let Body::Words(words) = &self.body { 8 * words.len() } else { 48 };
+        let body_len = match &self.body {
+            Body::Words(words) => 8 * words.len(),
+            Body::Packed(words, Told::Words(bits)) => 5 + 8 * (words.len() + bits.len()),
+            Body::Packed(words, Told::Voucher(_)) => 33 + 8 * words.len(),
+            Body::Digest(_) | Body::Opening(_) => 48,
+        };
         let mut out = Vec::with_capacity(HEADER_BYTES + body_len);
         out.extend_from_slice(&h.manifest);
         for word in [h.epoch, h.view, h.attempt, h.step] {
@@ -168,6 +188,20 @@ impl Frame {
                 out.extend(postcard::to_stdvec(opening).expect("plain bytes always encode"));
             }
             Body::Words(words) => out.extend(words.iter().flat_map(|w| w.word().to_le_bytes())),
+            Body::Packed(words, told) => {
+                match told {
+                    Told::Voucher(hash) => {
+                        out.push(0);
+                        out.extend_from_slice(hash);
+                    }
+                    Told::Words(bits) => {
+                        out.push(1);
+                        out.extend_from_slice(&(bits.len() as u32).to_le_bytes());
+                        out.extend(bits.iter().flat_map(|w| w.to_le_bytes()));
+                    }
+                }
+                out.extend(words.iter().flat_map(|w| w.word().to_le_bytes()));
+            }
         }
         out
     }
@@ -194,6 +228,10 @@ impl Frame {
         let wrong = |expected| FrameError::Length { kind, found: body.len(), expected };
         let body = match kind {
             Kind::Opening => Body::Words(Arc::new(decode_words(body)?)),
+            Kind::Packed => {
+                let (told, rest) = told(body).ok_or(wrong("a hash, or packed words with their number, and shares"))?;
+                Body::Packed(Arc::new(decode_words(rest)?), told)
+            }
             Kind::CoinOpen | Kind::SigmaOpen => match postcard::take_from_bytes(body) {
                 Ok((opening, [])) if body.len() <= 48 => Body::Opening(opening),
                 _ => return Err(wrong("a 32-byte nonce and at most 8 bytes more")),
@@ -201,5 +239,20 @@ impl Frame {
             _ => Body::Digest(body.try_into().map_err(|_| wrong("32"))?),
         };
         Ok(Self { header, body })
+    }
+}
+
+/// What is told of a layer, and the bytes after it.
+fn told(body: &[u8]) -> Option<(Told, &[u8])> {
+    match body.split_first()? {
+        (0, body) => body.split_first_chunk().map(|(hash, rest)| (Told::Voucher(*hash), rest)),
+        (1, body) => {
+            let (count, body) = body.split_first_chunk()?;
+            let bytes = 8 * u32::from_le_bytes(*count) as usize;
+            let (words, rest) = body.split_at_checked(bytes)?;
+            let words = words.as_chunks().0.iter().map(|w| u64::from_le_bytes(*w)).collect();
+            Some((Told::Words(Arc::new(words)), rest))
+        }
+        _ => None,
     }
 }

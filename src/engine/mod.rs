@@ -18,6 +18,7 @@ mod error;
 mod events;
 mod execute;
 pub mod frame;
+mod layer;
 mod stream;
 
 pub use check::{Owed, Passed, Verify};
@@ -34,11 +35,12 @@ use rand_core::CryptoRng;
 
 use self::execute::Machine;
 use self::frame::{Body, Frame, Header, Kind};
+use self::layer::Layer;
 use self::stream::Stream;
 use crate::backend::Backend;
 use crate::field::Fp61;
 use crate::program::plan::Plan;
-use crate::roster::{Roster, Slot};
+use crate::roster::{Degree, Roster, Slot};
 use crate::sharing::Words;
 use crate::transcript::{CheckPoint, Coin, Commitment, Opening, Purpose, StreamPlace, Transcript};
 
@@ -82,7 +84,7 @@ struct Exchange<S: Verify> {
 
 enum Own<S: Verify> {
     Nothing,
-    Shares(Vec<Words<S>>),
+    Shares(Vec<Words<S>>, Option<Box<Layer>>),
     Commit { point: CheckPoint, opening: Opening },
     Opened { point: CheckPoint, commitments: Vec<Commitment> },
     Tossed { point: CheckPoint, coin: Coin },
@@ -146,25 +148,51 @@ impl<S: Verify> Engine<S> {
         let stream = &self.stream;
         let delta = |offset, words| stream.words(offset, words);
         for prim in &round.local {
-            self.machine.local(&plan, &plan.prims[*prim as usize], &delta);
+            self.machine.local(&plan, &plan.prims[*prim as usize], &delta)?;
         }
         if round.open.is_empty() {
             return self.finish(out);
         }
-        let shares: Vec<_> = round.open.iter().map(|i| self.machine.share(&plan.prims[*i as usize])).collect();
+        let opened: Vec<_> = plan.openings(self.round).collect();
+        let shares: Vec<_> = opened.iter().map(|(i, ..)| self.machine.share(&plan.prims[*i as usize])).collect();
         let body = Body::Words(Arc::new(self.machine.sharing.backend().read_all(&shares)?));
+        let packed = round.open.iter().filter(|i| plan.prims[**i as usize].packed());
+        let mut layer = None;
+        for &prim in packed {
+            let (waiting, said) = self.machine.say(&plan.prims[prim as usize]);
+            let layer = layer.get_or_insert_with(|| Box::new(Layer::new(&self.manifest, self.round, self.slot())));
+            layer.say(prim, waiting, said);
+        }
+        let kind = if layer.is_some() { Kind::Packed } else { Kind::Opening };
         let record = Record::Cursor { round: self.round as u32 };
-        self.exchange(Kind::Opening, body, Own::Shares(shares), Some(record), out)
+        self.exchange(kind, body, Own::Shares(shares, layer), Some(record), out)
     }
 
     /// All shares of a round are there.
-    fn end_round(&mut self, shares: Vec<Words<S>>, bodies: Vec<(Slot, Body)>, out: &mut Vec<Action>) -> Step<()> {
+    fn end_round(
+        &mut self,
+        shares: Vec<Words<S>>,
+        layer: Option<Box<Layer>>,
+        bodies: Vec<(Slot, Body)>,
+        out: &mut Vec<Action>,
+    ) -> Step<()> {
         let plan = Arc::clone(&self.plan);
+        // Before anything else is looked at: a wrong layer ends the job in one way.
+        let told = match layer {
+            Some(layer) => {
+                let heard = |slot: Slot| match bodies.iter().find(|(from, _)| *from == slot) {
+                    Some((_, Body::Packed(_, told))) => told.clone(),
+                    _ => unreachable!("decoded by kind"),
+                };
+                layer.told(&self.manifest, self.round, self.slot(), heard)?
+            }
+            None => Vec::new(),
+        };
         let openings: Vec<_> = plan.openings(self.round).collect();
         let lens: Vec<_> = openings.iter().map(|o| o.2).collect();
         let mut received = Vec::with_capacity(bodies.len());
         for (from, body) in bodies {
-            let Body::Words(words) = body else { unreachable!("decoded by kind") };
+            let (Body::Words(words) | Body::Packed(words, _)) = body else { unreachable!("decoded by kind") };
             received.push((from, Arc::try_unwrap(words).unwrap_or_else(|shared| shared.to_vec())));
         }
         let sharing = &self.machine.sharing;
@@ -181,14 +209,22 @@ impl<S: Verify> Engine<S> {
         for words in &opened {
             host.push(sharing.backend().read(words)?);
         }
+        let bits: Vec<_> = told
+            .into_iter()
+            .filter_map(|(prim, waiting, words)| {
+                let opened = self.machine.told(&plan.prims[prim as usize], waiting, &words)?;
+                Some((prim, opened))
+            })
+            .collect();
         let batch = openings.iter().zip(&host).map(|((prim, degree, _), words)| (*prim, 0, *degree, &words[..]));
-        self.transcript.absorb_batch(self.round as u32, batch);
+        let bits = bits.iter().map(|(prim, words)| (*prim, 0, Degree::T, &words[..]));
+        self.transcript.absorb_batch(self.round as u32, batch.chain(bits));
         drop(host);
         for ((prim, ..), words) in openings.iter().zip(opened) {
             self.owed.extend(self.machine.opened(&plan.prims[*prim as usize], words));
         }
         let round = &plan.rounds[self.round];
-        self.machine.free(&round.free_sec, &round.free_pub);
+        self.machine.free(round);
         if let Some(below) = self.stream.drop_below(round.stream_from) {
             out.push(Action::DropSegments { below });
         }
@@ -307,7 +343,16 @@ impl<S: Verify> Engine<S> {
     }
 
     fn send(&mut self, exchange: Exchange<S>, out: &mut Vec<Action>) -> Step<()> {
-        self.broadcast(exchange.kind, self.step, &exchange.body, out);
+        match (&exchange.body, &exchange.own) {
+            (Body::Words(words), Own::Shares(_, Some(layer))) => {
+                for to in self.roster().slots().filter(|to| *to != self.slot()) {
+                    let header = self.header(exchange.kind, self.step, self.slot(), to);
+                    let body = Body::Packed(Arc::clone(words), layer.tell(self.slot(), to));
+                    out.push(Action::Send { to, frame: Frame { header, body } });
+                }
+            }
+            (body, _) => self.broadcast(exchange.kind, self.step, body, out),
+        }
         out.push(Action::Arm { token: self.step });
         self.state = State::Exchanging(exchange);
         self.complete(out)
@@ -347,9 +392,16 @@ impl<S: Verify> Engine<S> {
         }
     }
 
-    /// An opening's length is exact.
+    /// An opening's length is exact, and what is told of a layer.
     fn fits(&self, from: Slot, frame: &Frame) -> Step<()> {
-        let Body::Words(words) = &frame.body else { return Ok(()) };
+        let words = match &frame.body {
+            Body::Words(words) => words,
+            Body::Packed(words, told) => {
+                layer::fits(told, from, self.slot(), self.round, self.plan.layer_words(self.round))?;
+                words
+            }
+            Body::Digest(_) | Body::Opening(_) => return Ok(()),
+        };
         let expected = self.plan.openings(self.round).map(|o| o.2).sum();
         if words.len() != expected {
             return Err(EngineError::Words { from, round: self.round, found: words.len(), expected });
@@ -409,9 +461,9 @@ impl<S: Verify> Engine<S> {
                 all_equal(exchange.kind, &exchange.body, &bodies)?;
                 self.begin_round(out)
             }
-            Kind::Opening => {
-                let Own::Shares(shares) = exchange.own else { unreachable!("set by begin_round") };
-                self.end_round(shares, bodies, out)
+            Kind::Opening | Kind::Packed => {
+                let Own::Shares(shares, layer) = exchange.own else { unreachable!("set by begin_round") };
+                self.end_round(shares, layer, bodies, out)
             }
             Kind::Freeze => {
                 all_equal(exchange.kind, &exchange.body, &bodies)?;
@@ -552,8 +604,9 @@ impl<S: Verify> Party for Engine<S> {
 
 /// The greatest frame of a job with this plan, in bytes.
 pub fn largest_frame(plan: &Plan) -> usize {
-    let words = (0..plan.rounds.len()).map(|r| plan.openings(r).map(|o| o.2).sum::<usize>()).max();
-    frame::HEADER_BYTES + (8 * words.unwrap_or(0)).max(64)
+    let words = |r| plan.openings(r).map(|o| o.2).sum::<usize>() + plan.layer_words(r);
+    let words = (0..plan.rounds.len()).map(words).max().unwrap_or(0);
+    frame::HEADER_BYTES + (8 * words + 33).max(64)
 }
 
 /// Jobs begin and, in this version, end in their first epoch and view.

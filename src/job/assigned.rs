@@ -106,7 +106,7 @@ impl Assigned {
         let signed = manifest.manifest();
         // Planning costs time: only for the program that was signed.
         manifest.check_program(&program.digest())?;
-        let plan = program.plan(signed.roster)?;
+        let plan = program.plan_with(signed.roster, signed.planning)?;
         manifest.check_plan(&program.digest(), &plan)?;
         limits.check_memory(&plan)?;
         assignment.keys.check(&signed.keys, signed.roster, slot)?;

@@ -14,7 +14,7 @@ use crate::engine::{Action, Event, Party};
 use crate::entropy::{Entropy, NoEntropy};
 use crate::keys::SecretKey;
 use crate::owner::{OwnerError, Prepared, Request, prepare, read};
-use crate::program::Program;
+use crate::program::{Planning, Program};
 use crate::roster::{Roster, Slot};
 use crate::transcript::SignedHeader;
 
@@ -59,13 +59,15 @@ pub enum LocalError {
 /// name, row-major, in real units. One owner gives all inputs and reads all
 /// outputs, whatever names the program has for them.
 pub fn run(program: &Program, roster: Roster, inputs: &[(&str, Vec<f64>)]) -> Result<Run, LocalError> {
-    run_with(program, roster, inputs, Entropy::system(), &Device::Cpu)
+    run_with(program, roster, Planning::default(), inputs, Entropy::system(), &Device::Cpu)
 }
 
-/// [`run`] on a device ([`Devices`](crate::backend::Devices) opens one) and with a source of randomness of the caller's choice.
+/// [`run`] planned as told, on a device ([`Devices`](crate::backend::Devices) opens one)
+/// and with a source of randomness of the caller's choice.
 pub fn run_with(
     program: &Program,
     roster: Roster,
+    planning: Planning,
     inputs: &[(&str, Vec<f64>)],
     entropy: Entropy,
     device: &Device,
@@ -78,6 +80,7 @@ pub fn run_with(
     let request = Request {
         program,
         roster,
+        planning,
         nodes: &public,
         inputs: &inputs,
         readers: &readers,

@@ -12,13 +12,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::field::Fp61;
 use crate::keys::{PublicKey, SecretKey, Signature, hex};
+use crate::program::Planning;
 use crate::program::plan::Plan;
 use crate::roster::{Roster, Scheme, Slot};
 use crate::sharing::KeyHash;
 use crate::transcript::{StreamPlace, TranscriptError, decode_words};
 
 /// The version of manifest, messages and protocol that this crate speaks.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 /// The most bytes of a signed manifest.
 pub const MAX_MANIFEST_BYTES: usize = 64 * 1024;
 
@@ -44,6 +45,8 @@ pub struct Manifest {
     pub nodes: Vec<PublicKey>,
     /// epoch of keys and roster; 0 in this version
     pub epoch: u32,
+    /// for what network and by what ways the program is planned
+    pub planning: Planning,
     /// the program's digest
     pub program: [u8; 32],
     /// [`plan_digest`] of the plan that all parties compute from the program

@@ -21,7 +21,7 @@ use crate::field::Fp61;
 use crate::keys::SecretKey;
 use crate::program::plan::{MaskRef, Material, MaterialId, Part, Plan};
 use crate::roster::Scheme;
-use crate::sharing::Dealer;
+use crate::sharing::{Dealer, packed};
 use crate::tensor::{Dims, View};
 use crate::transcript::{SEGMENT_WORDS, SignedHeader, StreamPlace};
 
@@ -83,7 +83,15 @@ impl SegmentStream {
             return Err(MaterialError::Stream { found, attempts, expected, attempt });
         }
         check(&plan)?;
-        let deal = Deal { plan, dealer, attempt, op: 0, masks: BTreeMap::new(), products: BTreeMap::new() };
+        let deal = Deal {
+            plan,
+            dealer,
+            attempt,
+            op: 0,
+            masks: BTreeMap::new(),
+            products: BTreeMap::new(),
+            rows: BTreeMap::new(),
+        };
         Ok(Self { deal, owner, place, next: 0, ready: VecDeque::new() })
     }
 
@@ -124,6 +132,8 @@ struct Deal {
     masks: BTreeMap<MaterialId, Words>,
     /// products that cannot be computed in pieces, while the stream passes them
     products: BTreeMap<usize, Words>,
+    /// corrections of packed rows, likewise: they are public
+    rows: BTreeMap<usize, Vec<u64>>,
 }
 
 /// One kind of correction of one part: consecutive words of the stream.
@@ -143,6 +153,7 @@ impl Deal {
             self.op += 1;
         }
         self.products = std::mem::take(&mut self.products).split_off(&self.op);
+        self.rows = std::mem::take(&mut self.rows).split_off(&self.op);
         let mut bytes = vec![0u8; len * 8];
         let (mut rest, mut pieces) = (&mut bytes[..], Vec::new());
         for (op, demand) in plan.material.iter().enumerate().skip(self.op).take_while(|(_, d)| d.offset < end) {
@@ -176,6 +187,18 @@ impl Deal {
 
     /// Computes a product whole, where its words are not functions of few others.
     fn prepare(&mut self, op: usize, material: &Material) {
+        if let Material::Packed { n, leaves, sign, .. } = material
+            && !self.rows.contains_key(&op)
+        {
+            let id = MaterialId(op as u32);
+            let r = self.dealer.uniform(address(id, Part::Value, self.attempt), *n);
+            let mut rows = packed::rows(&r, leaves, *sign);
+            // What is added to the uniform sharing to make it one of these rows.
+            let at = address(id, Part::Rows, self.attempt);
+            let add = |(i, chunk): (usize, &mut [u64])| self.dealer.uniform_bits_range(at, (i * PIECE) as u64, chunk);
+            rows.par_chunks_mut(PIECE).enumerate().for_each(add);
+            self.rows.insert(op, std::mem::take(&mut *rows));
+        }
         let Material::Triple { dims, a, b } = material else { return };
         if by_word(*dims, a, b) || self.products.contains_key(&op) {
             return;
@@ -204,6 +227,12 @@ impl Deal {
 
     /// n words of Δ of a run, from an index on.
     fn delta(&self, run: Run, first: usize, n: usize) -> Vec<Fp61> {
+        if run.part == Part::Rows {
+            let rows = &self.rows[&run.op];
+            let mut words = vec![Fp61::ZERO; n];
+            packed::to_stream(first, &rows[packed::packed_range(first, n, rows.len())], &mut words);
+            return words;
+        }
         let mut values = Zeroizing::new(vec![Fp61::ZERO; n]);
         self.values(run, first, &mut values);
         let at = address(MaterialId(run.op as u32), run.part, self.attempt);
@@ -229,6 +258,11 @@ impl Deal {
                 }
             },
             Material::Bits { n, from, shift, digits } => self.bits(run, *n, (*from, *shift), digits, first, out),
+            Material::Packed { n, quotient, .. } => {
+                self.bits(run, *n, (0, quotient.unwrap_or_default()), &[], first, out);
+            }
+            Material::Bit { n, .. } => self.known_bits(run.op, *n, first, out),
+            Material::Layer { .. } => unreachable!("masks of a layer take no correction"),
         }
     }
 
@@ -267,8 +301,27 @@ impl Deal {
                 Part::Msb => r >> 60,
                 Part::Digit(_) => is_row(r),
                 Part::Carry => is_row(r) & r >> 60,
+                Part::Rows => unreachable!("packed rows are made whole"),
             };
             now.iter_mut().for_each(|x| *x = Fp61::reduce(word(x.word())));
+            first += len;
+            out = later;
+        }
+    }
+
+    /// Random bits as words, as they lie packed: rows of n, a lane each.
+    fn known_bits(&self, op: usize, n: usize, mut first: usize, mut out: &mut [Fp61]) {
+        let at = address(MaterialId(op as u32), Part::Rows, self.attempt);
+        while !out.is_empty() {
+            let (row, column) = (first / n, first % n);
+            let len = (n - column).min(out.len());
+            let (now, later) = std::mem::take(&mut out).split_at_mut(len);
+            let mut packed = Zeroizing::new(vec![0u64; (column + len).div_ceil(64) - column / 64]);
+            let from = row * packed::lane(n) + column / 64;
+            self.dealer.uniform_bits_range(at, from as u64, &mut packed);
+            for (i, out) in (column % 64..).zip(now) {
+                *out = Fp61::reduce(packed[i / 64] >> (i % 64) & 1);
+            }
             first += len;
             out = later;
         }
@@ -318,7 +371,17 @@ fn check(plan: &Plan) -> Result<(), MaterialError> {
                     return Err(fault(format!("shift {shift} or digits {digits:?} lie outside of 61 bits")));
                 }
             }
-            Material::Mask { .. } | Material::Zero { .. } => {}
+            Material::Packed { quotient, leaves, sign, .. } => {
+                let bits = leaves.iter().flat_map(|(low, high)| high.iter().chain([low]));
+                if bits.chain([sign]).chain(quotient).any(|bit| *bit > 60) {
+                    return Err(fault(format!("leaves {leaves:?}, bit {sign} or {quotient:?} lie outside of 61 bits")));
+                }
+            }
+            Material::Mask { .. } | Material::Zero { .. } | Material::Bit { .. } | Material::Layer { .. } => {}
+        }
+        let packed = demand.material.packed_words() > 0;
+        if packed && !plan.roster.packs_bits() {
+            return Err(fault(format!("{} has no packed bits", plan.roster)));
         }
         offset += words;
     }

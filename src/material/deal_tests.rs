@@ -38,6 +38,7 @@ fn plan(roster: Roster, material: Vec<Material>, input: usize) -> Plan {
         rounds: Vec::new(),
         sec_lens: Vec::new(),
         pub_lens: Vec::new(),
+        bit_lens: Vec::new(),
         constants: Vec::new(),
         material,
         inputs: vec![InputPlan { name: "x".into(), owner: "owner".into(), ty, shape, words }],
@@ -173,6 +174,62 @@ fn spdz_material_opens_to_what_it_promises() {
     material_opens_right(&spdz(3), 1);
 }
 
+/// Packed rows are the bits of the words that are dealt beside them, however the
+/// stream is cut.
+#[test]
+fn packed_rows_are_the_bits_of_their_words() {
+    let roster = Roster::shamir(4, 1).unwrap();
+    let nodes = shamir(4, 1);
+    for n in [1, 70, 3 * PIECE + 77] {
+        let leaves = vec![(60, Some(0)), (1, Some(2)), (3, None)];
+        let kinds = vec![
+            Material::Mask { n: 3 },
+            Material::Packed { n, quotient: None, leaves: leaves.clone(), sign: 4 },
+            Material::Packed { n, quotient: Some(16), leaves: vec![(16, Some(17)), (18, None)], sign: 19 },
+            Material::Bit { rows: 3, n },
+            Material::Layer { words: 4 },
+        ];
+        let plan = plan(roster, kinds, 1);
+        let delta = dealt(&plan, 0);
+        let part = |op: u32, part: Part| {
+            let demand = &plan.material[op as usize];
+            let (_, len, dealt) = *demand.material.parts().iter().find(|p| p.0 == part).unwrap();
+            let range = delta_range(roster, demand, part).unwrap();
+            (len, dealt, &delta[range.start as usize..range.end as usize])
+        };
+        let words = |op: u32, of: Part| {
+            let (len, dealt, delta) = part(op, of);
+            open(&nodes, |node| node.draw(address(MaterialId(op), of, 0), len, dealt, delta))
+        };
+        let rows = |op: u32| {
+            let total = plan.material[op as usize].material.packed_words();
+            let mut rows = match op {
+                3 => vec![0; total],
+                _ => packed::from_stream(part(op, Part::Rows).2, total),
+            };
+            dealer(roster).uniform_bits_range(address(MaterialId(op), Part::Rows, 0), 0, &mut rows);
+            rows
+        };
+        let bit = |rows: &[u64], row: usize, i: usize| rows[row * packed::lane(n) + i / 64] >> (i % 64) & 1;
+        let (first, second, known) = (rows(1), rows(2), rows(3));
+        let (r, s, known_words) = (words(1, Part::Value), words(2, Part::Value), words(3, Part::Value));
+        let (high, msb) = (words(2, Part::High), words(2, Part::Msb));
+        for i in 0..n {
+            let of = |r: Fp61, bit: u8| r.word() >> bit & 1;
+            let expected = [of(r[i], 60), of(r[i], 0), of(r[i], 60) & of(r[i], 0), of(r[i], 1), of(r[i], 2)];
+            let expected = expected.into_iter().chain([of(r[i], 1) & of(r[i], 2), of(r[i], 3), of(r[i], 4)]);
+            expected.enumerate().for_each(|(row, expected)| assert_eq!(bit(&first, row, i), expected, "{row}, {i}"));
+            let expected = [of(s[i], 16), of(s[i], 17), of(s[i], 16) & of(s[i], 17), of(s[i], 18), of(s[i], 19)];
+            expected.into_iter().enumerate().for_each(|(row, e)| assert_eq!(bit(&second, row, i), e, "{row}, {i}"));
+            assert_eq!((high[i].word(), msb[i].word()), (s[i].word() >> 16, s[i].word() >> 60));
+            (0..3).for_each(|row| assert_eq!(known_words[row * n + i].word(), bit(&known, row, i)));
+        }
+    }
+    let spdz = plan(Roster::spdz(2).unwrap(), vec![Material::Bit { rows: 1, n: 1 }], 1);
+    let stream = SegmentStream::new(Arc::new(spdz.clone()), dealer(spdz.roster), owner(), place(&spdz), 0);
+    assert!(stream.err().unwrap().to_string().contains("has no packed bits"));
+}
+
 #[test]
 fn spdz_material_carries_its_macs() {
     // A draw whose MACs are wrong opens all the same; only the dealer's check
@@ -261,6 +318,7 @@ fn one_shot(plan: &Plan) -> Vec<Fp61> {
                             Part::Msb => Fp61::reduce(r.word() >> 60),
                             Part::Digit(i) => Fp61::reduce(digit(i, v, r)),
                             Part::Carry => Fp61::reduce(digit(0, v, r) * (r.word() >> 60)),
+                            Part::Rows => unreachable!("these bits are digits"),
                         })
                         .collect()
                 }

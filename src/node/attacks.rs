@@ -63,8 +63,16 @@ impl Cluster {
         let inputs = BTreeMap::from([("x".to_owned(), vec![1.0, 2.0])]);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let (nodes, readers) = (&self.keys[..], &BTreeMap::new());
-        let request =
-            Request { program: &program, roster, nodes, inputs: &inputs, readers, expires: now + 600, note: "" };
+        let request = Request {
+            program: &program,
+            roster,
+            planning: Default::default(),
+            nodes,
+            inputs: &inputs,
+            readers,
+            expires: now + 600,
+            note: "",
+        };
         prepare(&self.owner, &request, Entropy::system()).unwrap()
     }
 

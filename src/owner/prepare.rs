@@ -9,8 +9,8 @@ use crate::field::slice::encode_words;
 use crate::job::{Assignment, CheckedManifest, InputEntry, Limits, Manifest, OutputEntry, PROTOCOL, SignedManifest};
 use crate::keys::{PublicKey, SecretKey};
 use crate::material::{SegmentStream, input_corrections};
-use crate::program::Program;
 use crate::program::plan::Plan;
+use crate::program::{Planning, Program};
 use crate::roster::{Roster, Slot};
 use crate::sharing::{Dealer, job_keys};
 use crate::transcript::root;
@@ -24,6 +24,8 @@ pub struct Request<'a> {
     pub program: &'a Program,
     /// scheme, n and t
     pub roster: Roster,
+    /// for what network and by what ways it is planned
+    pub planning: Planning,
     /// the nodes' keys in slot order
     pub nodes: &'a [PublicKey],
     /// values by the inputs' names, row-major, in real units
@@ -52,8 +54,8 @@ pub struct Prepared {
 /// Prepares a job: plans the program, draws a nonce, masks the inputs and
 /// signs the manifest. Costs one expansion of the inputs' masks per key.
 pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) -> Result<Prepared, OwnerError> {
-    let Request { program, roster, nodes, inputs, readers, expires, note } = *request;
-    let plan = Arc::new(program.plan(roster)?);
+    let Request { program, roster, planning, nodes, inputs, readers, expires, note } = *request;
+    let plan = Arc::new(program.plan_with(roster, planning)?);
     let words = program.encode_inputs(inputs)?;
     let mut nonce = [0; 32];
     entropy.generator(&[b"job nonce", &program.digest()])?.fill_bytes(&mut nonce);
@@ -85,6 +87,7 @@ pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) 
         roster,
         nodes: nodes.to_vec(),
         epoch: 0,
+        planning,
         program: program.digest(),
         plan: crate::job::plan_digest(&plan),
         inputs: entries,

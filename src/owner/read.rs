@@ -41,7 +41,7 @@ impl Ticket {
     pub fn check(&self) -> Result<(CheckedManifest, Plan), OwnerError> {
         let manifest = SignedManifest::verify(&self.manifest, 0, &Limits::unlimited())?;
         let program = Program::from_bytes(&self.program)?;
-        let plan = program.plan(manifest.manifest().roster)?;
+        let plan = program.plan_with(manifest.manifest().roster, manifest.manifest().planning)?;
         manifest.check_plan(&program.digest(), &plan)?;
         Ok((manifest, plan))
     }

@@ -41,6 +41,7 @@ impl Done {
         b.output("w", if shamir(roster) { "bob" } else { "alice" }, &x);
         let program = b.finish().unwrap();
         let request = Request {
+            planning: Default::default(),
             program: &program,
             roster,
             nodes: &nodes.iter().map(SecretKey::public).collect::<Vec<_>>(),

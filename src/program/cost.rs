@@ -76,12 +76,15 @@ impl Plan {
         let bodies = DIGEST * (plain + segments)
             + 8 * opened_words
             + checks * (DIGEST * (EXCHANGES_PER_CHECK - 2) + OPENED_COIN + OPENED_SIGMA);
+        // Words to one peer, a hash to each of two others.
+        let layer = |r| if self.layer(r).next().is_some() { 5 + 8 * self.layer_words(r) as u64 + 2 * 33 } else { 0 };
+        let layers: u64 = (0..self.opening_rounds()).map(layer).sum();
         Cost {
             rounds,
             checks,
             exchanges: plain + rounds + checks * EXCHANGES_PER_CHECK,
             opened_words,
-            sent_bytes: peers * (frames * HEADER_BYTES as u64 + bodies),
+            sent_bytes: peers * (frames * HEADER_BYTES as u64 + bodies) + layers,
             input_words: self.inputs.iter().map(|i| i.words).sum(),
             stream_words: self.stream_words,
             segments,
@@ -118,6 +121,9 @@ impl Plan {
             Prim::OpenProduct { out, .. } => {
                 self.pub_lens[out.0 as usize] as u64 * self.keys() * u64::from(self.roster.threshold())
             }
+            // Three components, each 64 bits to a word.
+            Prim::DrawBits { out, .. } => 3 * self.bit_lens[out.0 as usize] as u64,
+            Prim::BitMerge { masks, .. } => 9 * self.material[masks.0 as usize].material.packed_words() as u64 / 2,
             _ => 0,
         }
     }
@@ -137,6 +143,15 @@ impl Plan {
             Prim::Beaver { dims, .. } => shares * beaver(*dims),
             Prim::Shift { out, .. } => secret_len(out) * 3 * shares,
             Prim::Leaf { one_hot, thresholds, .. } => secret_len(one_hot) * thresholds.len() as u64 * shares,
+            // Steps on packed words, in the time of a multiply-add each.
+            Prim::DrawBits { out, .. } | Prim::BitSign { out, .. } => 3 * self.bit_lens[out.0 as usize] as u64,
+            Prim::BitLeaves { c, thresholds, g, .. } => {
+                // The transpose takes about a step for each word of c.
+                let words = self.pub_lens[c.0 as usize] * thresholds.len() + 6 * self.bit_lens[g.0 as usize];
+                words as u64
+            }
+            Prim::BitMerge { masks, .. } => 12 * self.material[masks.0 as usize].material.packed_words() as u64,
+            Prim::OpenBits { out, .. } => self.pub_lens[out.0 as usize] as u64,
             Prim::Open { x, .. } => secret_len(x) * decode(Degree::T),
             Prim::OpenProduct { dims, out, .. } => {
                 dims.multiplications() + self.pub_lens[out.0 as usize] as u64 * (1 + decode(Degree::TwoT))
@@ -177,10 +192,12 @@ impl Plan {
             for prim in round.local.iter().chain(&round.open).map(|i| &self.prims[*i as usize]) {
                 live += prim.written_sec().map(|s| self.sec_lens[s.0 as usize] as u64 * shares).sum::<u64>();
                 live += prim.written_pub().map_or(0, |p| self.pub_lens[p.0 as usize] as u64);
+                live += prim.written_bits().map(|b| 3 * self.bit_lens[b.0 as usize] as u64).sum::<u64>();
             }
             most = most.max(live);
             live -= round.free_sec.iter().map(|s| self.sec_lens[s.0 as usize] as u64 * shares).sum::<u64>();
             live -= round.free_pub.iter().map(|p| self.pub_lens[p.0 as usize] as u64).sum::<u64>();
+            live -= round.free_bits.iter().map(|b| 3 * self.bit_lens[b.0 as usize] as u64).sum::<u64>();
         }
         most
     }

@@ -16,6 +16,7 @@ pub mod graph;
 pub mod ideal;
 mod lower;
 pub mod plan;
+mod planning;
 #[doc(hidden)]
 pub mod random;
 mod serial;
@@ -29,5 +30,6 @@ pub use dry_run::{DryRun, MAX_DRY_ELEMENTS, Seen};
 pub use error::ProgramError;
 pub use graph::{MAX_DEPTH, Signature, Type};
 pub use lower::{MAX_PRIMS, PlanError};
+pub use planning::{Comparisons, Planning};
 pub use serial::{MAX_BYTES, Program};
 pub use types::{BOUND, DEFAULT_FRAC, MAX_FRAC};

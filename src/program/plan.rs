@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::field::Fp61;
 use crate::program::graph::Type;
 use crate::roster::{Degree, Roster};
+use crate::sharing::packed;
 use crate::tensor::{Dims, Shape, View};
 
 /// A secret register: written once.
@@ -15,14 +16,24 @@ pub struct Sec(pub u32);
 /// A public register (an opened word or a constant): written once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Pub(pub u32);
-/// Either kind of register.
+/// A register of packed secret bits, shared over GF(2): written once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Bit(pub u32);
+/// A register of any kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reg {
     /// secret
     Sec(Sec),
     /// public
     Pub(Pub),
+    /// packed secret bits
+    Bit(Bit),
 }
+/// A leaf of a packed comparison: one bit of the mask or two neighbours,
+/// the lower first. Bit [`MSB`] stands for the wrap that is carried in.
+pub type BitLeaf = (u8, Option<u8>);
+/// The highest bit of a field element.
+pub const MSB: u8 = 60;
 /// The number of a material op in [`Plan::material`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MaterialId(pub u32);
@@ -53,6 +64,30 @@ pub enum Prim {
     Shift { c: Pub, thresholds: Vec<i64>, by: u8, high: Sec, msb: Sec, constant: Fp61, out: Sec },
     /// Comparison leaves of one digit.
     Leaf { c: Pub, thresholds: Vec<i64>, from: u8, bits: u8, one_hot: Sec, carry: Option<Sec>, g: Sec, p: Sec },
+    /// Packed bits of a material op.
+    DrawBits { material: MaterialId, out: Bit },
+    /// Leaves of a packed comparison: for each threshold T and each leaf, from
+    /// the bits of c − T and the rows of the mask (from row `row` on, those of
+    /// a leaf one after another), \[c < r\] and \[c = r\] there. P of the lowest
+    /// leaf is left out unless `lowest`.
+    BitLeaves { c: Pub, thresholds: Vec<i64>, leaves: Vec<BitLeaf>, lowest: bool, rows: Bit, row: u32, g: Bit, p: Bit },
+    /// Joins neighbours of so many leaves, lowest first: G = G_h ⊕ P_h·G_l,
+    /// P = P_h·P_l; or one leaf with what lies `below` it, the same for each
+    /// threshold. Interactive.
+    BitMerge {
+        g: Bit,
+        p: Bit,
+        leaves: u32,
+        lowest: bool,
+        below: Option<Bit>,
+        masks: MaterialId,
+        out_g: Bit,
+        out_p: Bit,
+    },
+    /// Bit `at` of c − T ⊕ row `row` of the mask ⊕ borrow ⊕ flip ⊕ mask, for each threshold T.
+    BitSign { c: Pub, thresholds: Vec<i64>, at: u8, flip: bool, rows: Bit, row: u32, borrow: Bit, mask: Bit, out: Bit },
+    /// Opens `rows` rows of n packed bits into words that are 0 or 1. Interactive.
+    OpenBits { x: Bit, rows: u32, n: usize, out: Pub },
     /// Opens x (degree t). Interactive.
     Open { x: Sec, out: Pub },
     /// Opens x·y + mask + \[0\]_2t (degree 2t). Interactive.
@@ -66,7 +101,13 @@ pub enum Prim {
 impl Prim {
     /// Whether the step opens words, and so ends its round.
     pub fn interactive(&self) -> bool {
-        matches!(self, Prim::Open { .. } | Prim::OpenProduct { .. } | Prim::OpenBeaver { .. })
+        matches!(self, Prim::Open { .. } | Prim::OpenProduct { .. } | Prim::OpenBeaver { .. }) || self.packed()
+    }
+
+    /// Whether the step is interactive on packed bits: its messages are
+    /// vouched for instead of redundant.
+    pub fn packed(&self) -> bool {
+        matches!(self, Prim::BitMerge { .. } | Prim::OpenBits { .. })
     }
 
     /// Calls back for every register read.
@@ -93,6 +134,19 @@ impl Prim {
             }
             Prim::Open { x, .. } => secrets(&[*x], &[]),
             Prim::OpenProduct { x, y, mask, .. } => secrets(&[*x, *y, *mask], &[]),
+            Prim::DrawBits { .. } => {}
+            Prim::BitLeaves { c, rows, .. } => {
+                read(Reg::Pub(*c));
+                read(Reg::Bit(*rows));
+            }
+            Prim::BitMerge { g, p, below, .. } => {
+                [Some(*g), Some(*p), *below].into_iter().flatten().for_each(|b| read(Reg::Bit(b)));
+            }
+            Prim::BitSign { c, rows, borrow, mask, .. } => {
+                read(Reg::Pub(*c));
+                [*rows, *borrow, *mask].into_iter().for_each(|b| read(Reg::Bit(b)));
+            }
+            Prim::OpenBits { x, .. } => read(Reg::Bit(*x)),
         }
     }
 
@@ -100,6 +154,18 @@ impl Prim {
     pub fn writes(&self, mut write: impl FnMut(Reg)) {
         self.written_sec().for_each(|s| write(Reg::Sec(s)));
         self.written_pub().into_iter().for_each(|p| write(Reg::Pub(p)));
+        self.written_bits().for_each(|b| write(Reg::Bit(b)));
+    }
+
+    /// The registers of packed bits written: none, one, or two.
+    pub fn written_bits(&self) -> impl Iterator<Item = Bit> {
+        let written = match self {
+            Prim::DrawBits { out, .. } | Prim::BitSign { out, .. } => [Some(*out), None],
+            Prim::BitLeaves { g, p, .. } => [Some(*g), Some(*p)],
+            Prim::BitMerge { out_g, out_p, .. } => [Some(*out_g), Some(*out_p)],
+            _ => [None, None],
+        };
+        written.into_iter().flatten()
     }
 
     /// The secret registers written: none, one, or two.
@@ -125,7 +191,8 @@ impl Prim {
             | Prim::ViewPublic { out, .. }
             | Prim::Open { out, .. }
             | Prim::OpenProduct { out, .. }
-            | Prim::OpenBeaver { out, .. } => Some(*out),
+            | Prim::OpenBeaver { out, .. }
+            | Prim::OpenBits { out, .. } => Some(*out),
             _ => None,
         }
     }
@@ -144,6 +211,8 @@ pub enum Part {
     Digit(u8),
     /// the rows of digit 0, each times msb(r)
     Carry,
+    /// packed bits over GF(2)
+    Rows,
 }
 
 impl Part {
@@ -155,6 +224,7 @@ impl Part {
             Part::Msb => 2,
             Part::Carry => 3,
             Part::Digit(i) => 4 + i,
+            Part::Rows => 255,
         }
     }
 }
@@ -173,6 +243,14 @@ pub enum Material {
     /// one-hot digits of r from bit `from` up to bit `shift` (widths in bits,
     /// lowest first), with the carry rows if they begin at bit 0.
     Bits { n: usize, from: u8, shift: u8, digits: Vec<u8> },
+    /// n uniform words r with packed rows of their bits over GF(2): for each
+    /// leaf its bit, or its two bits and their product; then bit `sign`. With
+    /// `quotient` also r >> quotient and msb(r) as words.
+    Packed { n: usize, quotient: Option<u8>, leaves: Vec<BitLeaf>, sign: u8 },
+    /// `rows` rows of n random bits known in both worlds: packed, and as words.
+    Bit { rows: usize, n: usize },
+    /// masks of so many packed words of products.
+    Layer { words: usize },
 }
 
 /// A mask seen through views, applied first to last.
@@ -186,11 +264,22 @@ pub struct MaskRef {
 
 impl Material {
     /// The parts in the order of the dealer's stream, each with its number of
-    /// words and whether its value is dealt (Δ) or uniform.
+    /// words and whether its value is dealt (Δ) or uniform. Packed rows count
+    /// as the words that their corrections take.
     pub fn parts(&self) -> Vec<(Part, usize, bool)> {
         match self {
             Material::Mask { n } => vec![(Part::Value, *n, false)],
-            Material::Zero { .. } => Vec::new(),
+            Material::Zero { .. } | Material::Layer { .. } => Vec::new(),
+            Material::Packed { n, quotient, .. } => {
+                let mut parts = vec![(Part::Value, *n, false)];
+                if quotient.is_some() {
+                    parts.extend([(Part::High, *n, true), (Part::Msb, *n, true)]);
+                }
+                parts.push((Part::Rows, packed::stream_words(self.packed_words()), true));
+                parts
+            }
+            // The rows are uniform and take no correction.
+            Material::Bit { rows, n } => vec![(Part::Value, rows * n, true)],
             Material::Triple { dims, .. } => vec![(Part::Value, dims.lens().2, true)],
             Material::Bits { n, from, digits, .. } => {
                 let mut parts = vec![(Part::Value, *n, false), (Part::High, *n, true), (Part::Msb, *n, true)];
@@ -200,6 +289,21 @@ impl Material {
                 }
                 parts
             }
+        }
+    }
+}
+
+impl Material {
+    /// The 64-bit words of the packed rows, or of the masks of a layer.
+    pub fn packed_words(&self) -> usize {
+        match self {
+            Material::Packed { n, leaves, .. } => {
+                let rows: usize = leaves.iter().map(|(_, high)| if high.is_some() { 3 } else { 1 }).sum();
+                (rows + 1) * packed::lane(*n)
+            }
+            Material::Bit { rows, n } => rows * packed::lane(*n),
+            Material::Layer { words } => *words,
+            _ => 0,
         }
     }
 }
@@ -232,6 +336,8 @@ pub struct Round {
     pub free_sec: Vec<Sec>,
     /// public registers that die with this round
     pub free_pub: Vec<Pub>,
+    /// registers of packed bits that die with this round
+    pub free_bits: Vec<Bit>,
 }
 
 /// An input as the engine sees it.
@@ -280,6 +386,8 @@ pub struct Plan {
     pub sec_lens: Vec<usize>,
     /// lengths of the public registers
     pub pub_lens: Vec<usize>,
+    /// lengths of the registers of packed bits, in 64-bit words
+    pub bit_lens: Vec<usize>,
     /// constants, in words
     pub constants: Vec<Vec<Fp61>>,
     /// material, in stream order
@@ -311,10 +419,29 @@ impl Plan {
 
     /// The words that the openings of a round take on the wire, and their degrees.
     pub fn openings(&self, round: usize) -> impl Iterator<Item = (u32, Degree, usize)> + '_ {
-        self.rounds[round].open.iter().map(|&i| match &self.prims[i as usize] {
-            Prim::OpenProduct { out, .. } => (i, Degree::TwoT, self.pub_lens[out.0 as usize]),
-            Prim::Open { out, .. } | Prim::OpenBeaver { out, .. } => (i, Degree::T, self.pub_lens[out.0 as usize]),
+        self.rounds[round].open.iter().filter_map(|&i| match &self.prims[i as usize] {
+            Prim::OpenProduct { out, .. } => Some((i, Degree::TwoT, self.pub_lens[out.0 as usize])),
+            Prim::Open { out, .. } | Prim::OpenBeaver { out, .. } => {
+                Some((i, Degree::T, self.pub_lens[out.0 as usize]))
+            }
+            Prim::BitMerge { .. } | Prim::OpenBits { .. } => None,
             local => unreachable!("the planner never opens {local:?}"),
         })
+    }
+
+    /// The steps of a round on packed bits.
+    pub fn layer(&self, round: usize) -> impl Iterator<Item = &Prim> + '_ {
+        self.rounds[round].open.iter().map(|i| &self.prims[*i as usize]).filter(|prim| prim.packed())
+    }
+
+    /// The 64-bit words that a node sends to its neighbour in a round's layer;
+    /// 0 if the round has none.
+    pub fn layer_words(&self, round: usize) -> usize {
+        let words = |prim: &Prim| match prim {
+            Prim::BitMerge { masks, .. } => self.material[masks.0 as usize].material.packed_words() * 3 / 2,
+            Prim::OpenBits { x, .. } => self.bit_lens[x.0 as usize],
+            _ => 0,
+        };
+        self.layer(round).map(words).sum()
     }
 }

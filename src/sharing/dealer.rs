@@ -52,6 +52,9 @@ pub trait Dealer: Send + Sync {
     /// The values that the nodes' pseudorandom shares at an address stand for,
     /// from word `first` on. Costs one expansion per key.
     fn uniform_range(&self, address: Address, first: u64, out: &mut [Fp61]);
+    /// The packed bits that the nodes' uniform shares over GF(2) stand for, from
+    /// packed word `first` on, are added to `out`; of [`Roster::packs_bits`] alone.
+    fn uniform_bits_range(&self, address: Address, first: u64, out: &mut [u64]);
     /// The MAC corrections for values from word `first` on, if the scheme has
     /// MACs. Costs one expansion per key.
     fn mac_corrections_range(&self, address: Address, first: u64, values: &[Fp61]) -> Option<Vec<Fp61>>;

@@ -7,6 +7,7 @@
 
 mod dealer;
 mod decode;
+pub mod packed;
 mod prss;
 mod shamir;
 mod spdz;
@@ -155,6 +156,10 @@ pub trait Sharing: Send + Sync + 'static {
     fn slot(&self) -> Slot;
     /// The device.
     fn backend(&self) -> &Self::Backend;
+    /// This node's end of the sharing of packed bits, if the roster has one.
+    fn packed(&self) -> Option<&packed::Replicated> {
+        None
+    }
     /// How many words the share has.
     fn len(&self, x: &Self::Secret) -> usize;
 

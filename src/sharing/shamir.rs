@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::dealer::{Dealer, KeyHash, OutputError, SlotKeys, Verified};
 use super::decode::{self, Code};
+use super::packed::Replicated;
 use super::prss::{self, Prss};
 use super::{DecodeError, Decoded, Delta, Sharing, SharingError};
 use crate::backend::{Backend, cpu::Cpu};
@@ -29,6 +30,7 @@ pub struct Shamir<B: Backend> {
     prss: Prss,
     degree_t: Code,
     degree_2t: Code,
+    packed: Option<Replicated>,
 }
 
 /// A share of degree t of a tensor.
@@ -54,6 +56,7 @@ impl<B: Backend> Shamir<B> {
             roster,
             slot,
             backend,
+            packed: Replicated::new(roster, slot, &keys),
             prss: Prss::new(roster, slot, keys),
             degree_t: code(Degree::T),
             degree_2t: code(Degree::TwoT),
@@ -95,6 +98,9 @@ impl<B: Backend> Sharing for Shamir<B> {
     }
     fn backend(&self) -> &B {
         &self.backend
+    }
+    fn packed(&self) -> Option<&Replicated> {
+        self.packed.as_ref()
     }
     fn len(&self, x: &Self::Secret) -> usize {
         self.backend.len(&x.0)
@@ -226,6 +232,14 @@ impl Dealer for ShamirDealer {
     fn uniform_range(&self, address: Address, first: u64, out: &mut [Fp61]) {
         let address = Address { domain: Domain::Value, ..address };
         prss::values(self.keys.values(), address, first, out);
+    }
+    fn uniform_bits_range(&self, address: Address, first: u64, out: &mut [u64]) {
+        let address = Address { domain: Domain::Bits, ..address };
+        let mut component = Zeroizing::new(vec![0; out.len()]);
+        for key in self.keys.values() {
+            key.stream(address).fill_raw(first, &mut component);
+            out.iter_mut().zip(component.iter()).for_each(|(out, c)| *out ^= c);
+        }
     }
     fn mac_corrections_range(&self, _: Address, _: u64, _: &[Fp61]) -> Option<Vec<Fp61>> {
         None

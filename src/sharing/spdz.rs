@@ -341,6 +341,9 @@ impl Dealer for SpdzDealer {
     fn uniform_range(&self, address: Address, first: u64, out: &mut [Fp61]) {
         self.sum_of_streams(Address { domain: Domain::Value, ..address }, first, out);
     }
+    fn uniform_bits_range(&self, _: Address, _: u64, _: &mut [u64]) {
+        unreachable!("only rosters that pack bits are dealt packed bits")
+    }
     fn mac_corrections_range(&self, address: Address, first: u64, values: &[Fp61]) -> Option<Vec<Fp61>> {
         let mut macs = Zeroizing::new(vec![Fp61::ZERO; values.len()]);
         self.sum_of_streams(Address { domain: Domain::Mac, ..address }, first, &mut macs);

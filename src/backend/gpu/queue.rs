@@ -611,7 +611,8 @@ mod tests {
         let (program, inputs) = (b.finish().unwrap(), [("x", vec![1.5; 600])]);
         let (roster, entropy) =
             (crate::roster::Roster::spdz(2).unwrap(), crate::entropy::Entropy::insecure_from_seed(1));
-        crate::job::local::run_with(&program, roster, &inputs, entropy, &Device::Gpu(gpu.clone())).unwrap();
+        crate::job::local::run_with(&program, roster, Default::default(), &inputs, entropy, &Device::Gpu(gpu.clone()))
+            .unwrap();
         let state = gpu.queue.state();
         let used: u64 = state.idle.iter().map(|chunk| chunk.used).sum();
         assert_eq!((state.released.len(), state.staged.len(), state.params.len(), used), (0, 0, 0, 0));

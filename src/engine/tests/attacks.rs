@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::cheat::Cheat;
 use super::world::{World, device, job_of, party, small_program};
 use crate::backend::cpu::Cpu;
-use crate::engine::frame::{Body, Frame, FrameError, Kind};
+use crate::engine::frame::{Body, Frame, FrameError, Kind, Told};
 use crate::engine::tests::world::Verdict;
 use crate::engine::{Action, EngineError, Event, Record};
 use crate::field::{Fp61, P};
@@ -44,6 +44,8 @@ fn falsify(frame: &mut Frame) {
             *opening = postcard::from_bytes(&bytes).unwrap();
         }
         Body::Words(_) => bump(frame, 0),
+        Body::Packed(_, Told::Words(words)) => Arc::make_mut(words)[0] ^= 1,
+        Body::Packed(_, Told::Voucher(hash)) => hash[0] ^= 1,
     }
 }
 
@@ -804,6 +806,18 @@ fn the_wire_form_of_frames_is_frozen() {
         (Kind::Agree, "01", Body::Digest([3; 32]), "03".repeat(32)),
         (Kind::SigmaOpen, "08", Body::Opening(opening), format!("{}080700000000000000", "09".repeat(32))),
         (Kind::Segment, "0b", Body::Digest([3; 32]), "03".repeat(32)),
+        (
+            Kind::Packed,
+            "0c",
+            Body::Packed(Arc::new(vec![Fp61::ONE]), Told::Words(Arc::new(vec![u64::MAX]))),
+            "0101000000ffffffffffffffff0100000000000000".to_owned(),
+        ),
+        (
+            Kind::Packed,
+            "0c",
+            Body::Packed(Arc::new(vec![Fp61::ONE]), Told::Voucher([3; 32])),
+            format!("00{}0100000000000000", "03".repeat(32)),
+        ),
     ] {
         let hex = crate::keys::hex(&Frame { header: crate::engine::frame::Header { kind, ..header }, body }.encode());
         assert_eq!(hex, format!("{head}{number}0506{bytes}"));

@@ -1,7 +1,9 @@
 //! The engine sends what the plan predicts, to the byte.
 
-use super::world::{World, rosters};
+use super::world::{World, device, rosters, small_program};
 use crate::engine::frame::Kind;
+use crate::program::{Comparisons, Planning};
+use crate::roster::Roster;
 
 #[test]
 fn the_wire_is_what_the_plan_predicts() {
@@ -19,15 +21,29 @@ fn the_wire_is_what_the_plan_predicts() {
     }
 }
 
+/// Layers of packed bits too.
+#[test]
+fn packed_bits_are_what_the_plan_predicts() {
+    let packed = Planning { comparisons: Comparisons::Packed, ..Planning::default() };
+    let (program, inputs) = small_program();
+    let mut world = World::planned(&device(), &program, (Roster::shamir(4, 1).unwrap(), packed), &inputs, 5);
+    world.run();
+    let cost = world.job.plan().cost();
+    for slot in world.slots() {
+        let own: Vec<_> = world.sent.iter().filter(|f| f.header.from == slot).collect();
+        assert!(own.iter().any(|f| f.header.kind == Kind::Packed));
+        let sent: usize = own.iter().map(|f| f.encode().len()).sum();
+        assert_eq!(sent as u64, cost.sent_bytes, "{slot}");
+    }
+}
+
 /// A party on a GPU takes in what comes in messages and the constants of the program, gives
 /// out what goes into messages, and nothing else crosses the bus.
 #[cfg(feature = "gpu")]
 #[test]
 fn only_messages_cross_the_bus() {
-    use super::world::small_program;
     use crate::backend::Device;
     use crate::backend::gpu::{Gpu, Options};
-    use crate::roster::Roster;
     if crate::backend::gpu::test_device().is_none() {
         return;
     }

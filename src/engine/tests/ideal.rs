@@ -8,8 +8,9 @@ use crate::backend::cpu::{Cpu, Words};
 use crate::backend::{Backend, Device};
 use crate::field::Fp61;
 use crate::program::plan::{Material, MaterialId, Part, Plan, Prim, Pub, Reg, Sec};
-use crate::program::random;
-use crate::sharing::Dealer;
+use crate::program::{Comparisons, Planning, random};
+use crate::roster::Roster;
+use crate::sharing::{Dealer, packed};
 use crate::tensor::{Dims, View};
 
 /// A trusted third party that runs the plan.
@@ -18,11 +19,13 @@ struct Ideal<'a> {
     dealer: &'a dyn Dealer,
     secrets: BTreeMap<u32, Words>,
     publics: BTreeMap<u32, Words>,
+    /// rows of bits, one after the other, n of c to a row and threshold
+    bits: BTreeMap<u32, Vec<bool>>,
 }
 
 /// The outputs of a plan on inputs in the clear.
 fn ideal(plan: &Plan, dealer: &dyn Dealer, inputs: &[Vec<Fp61>]) -> Vec<Vec<Fp61>> {
-    let mut ideal = Ideal { plan, dealer, secrets: BTreeMap::new(), publics: BTreeMap::new() };
+    let mut ideal = Ideal { plan, dealer, secrets: BTreeMap::new(), publics: BTreeMap::new(), bits: BTreeMap::new() };
     plan.prims.iter().for_each(|prim| ideal.step(prim, inputs));
     plan.outputs.iter().map(|o| Cpu.read(ideal.sec(o.value)).unwrap().to_vec()).collect()
 }
@@ -85,11 +88,133 @@ impl Ideal<'_> {
                 self.secrets.insert(p.0, right);
                 return;
             }
+            Prim::OpenBits { x, out, .. } => {
+                let words = self.bits[&x.0].iter().map(|b| Fp61::reduce(u64::from(*b))).collect();
+                self.publics.insert(out.0, Cpu.load(words));
+                return;
+            }
+            packed => return self.step_bits(packed),
         };
         prim.writes(|reg| match reg {
             Reg::Sec(s) => drop(self.secrets.insert(s.0, value.clone())),
             Reg::Pub(p) => drop(self.publics.insert(p.0, value.clone())),
+            Reg::Bit(_) => unreachable!("these have returned"),
         });
+    }
+
+    /// Steps on bits, here in the clear and one by one.
+    fn step_bits(&mut self, prim: &Prim) {
+        match prim {
+            Prim::DrawBits { material, out } => {
+                let bits = match &self.plan.material[material.0 as usize].material {
+                    Material::Packed { n, leaves, sign, .. } => {
+                        let r = self.dealer.uniform(crate::material::address(*material, Part::Value, 0), *n);
+                        let bit = |i: u8| r.iter().map(|r| r.word() >> i & 1 == 1).collect::<Vec<_>>();
+                        let mut rows = Vec::new();
+                        for (low, high) in leaves {
+                            rows.extend(bit(*low));
+                            if let Some(high) = high {
+                                rows.extend(bit(*high));
+                                rows.extend(bit(*low).iter().zip(bit(*high)).map(|(l, h)| *l && h));
+                            }
+                        }
+                        rows.extend(bit(*sign));
+                        rows
+                    }
+                    Material::Bit { rows, n } => {
+                        let lane = packed::lane(*n);
+                        let mut words = vec![0; rows * lane];
+                        let address = crate::material::address(*material, Part::Rows, 0);
+                        self.dealer.uniform_bits_range(address, 0, &mut words);
+                        let bit = |row: usize, i: usize| words[row * lane + i / 64] >> (i % 64) & 1 == 1;
+                        (0..*rows).flat_map(|row| (0..*n).map(move |i| (row, i))).map(|(row, i)| bit(row, i)).collect()
+                    }
+                    other => unreachable!("no packed rows in {other:?}"),
+                };
+                self.bits.insert(out.0, bits);
+            }
+            Prim::BitLeaves { c, thresholds, leaves, lowest, rows, row, g, p } => {
+                let c = Cpu.read(self.public(*c)).unwrap();
+                let (rows, n) = (&self.bits[&rows.0], c.len());
+                let (mut row, mut greater, mut equal) = (*row as usize, Vec::new(), Vec::new());
+                for (i, (low, high)) in leaves.iter().enumerate() {
+                    for threshold in thresholds {
+                        for j in 0..n {
+                            let below = c[j].word() as i64 - threshold;
+                            let of_c = |bit: u8| match bit {
+                                60 => c[j].word() >> 60 & 1,
+                                bit => (below >> bit & 1) as u64,
+                            };
+                            let of_r = |k: usize| u64::from(rows[(row + k) * n + j]);
+                            let (mut of_c, mut r) = (of_c(*low), of_r(0));
+                            if let Some(high) = high {
+                                of_c += 2 * (below >> high & 1) as u64;
+                                r += 2 * of_r(1);
+                            }
+                            greater.push(of_c < r);
+                            equal.push(of_c == r);
+                        }
+                    }
+                    if i == 0 && !lowest {
+                        equal.clear();
+                    }
+                    row += if high.is_some() { 3 } else { 1 };
+                }
+                drop(c);
+                self.bits.insert(g.0, greater);
+                self.bits.insert(p.0, equal);
+            }
+            Prim::BitMerge { g, p, leaves, lowest, below, out_g, out_p, .. } => {
+                let (g, p, leaves) = (&self.bits[&g.0], &self.bits[&p.0], *leaves as usize);
+                let n = g.len() / leaves;
+                let row = |bits: &[bool], i: usize| bits[i * n..(i + 1) * n].to_vec();
+                // The lowest leaf may come without P.
+                let p = |i: usize| if *lowest { row(p, i) } else { row(p, i - 1) };
+                let and = |a: &[bool], b: &[bool]| a.iter().zip(b).map(|(a, b)| *a && *b).collect::<Vec<_>>();
+                let (mut greater, mut equal) = (Vec::new(), Vec::new());
+                let join = |high: usize, low: &[bool]| {
+                    let passed = and(&p(high), low);
+                    row(g, high).iter().zip(passed).map(|(a, b)| *a || b).collect::<Vec<_>>()
+                };
+                if let Some(below) = below {
+                    let low = self.bits[&below.0].iter().copied().cycle().take(n).collect::<Vec<_>>();
+                    greater.extend(join(0, &low));
+                } else {
+                    for i in 0..leaves.div_ceil(2) {
+                        let (low, high) = (2 * i, 2 * i + 1);
+                        if high < leaves {
+                            greater.extend(join(high, &row(g, low)));
+                        } else {
+                            greater.extend(row(g, low));
+                        }
+                        if (i > 0 || *lowest) && high < leaves {
+                            equal.extend(and(&p(high), &p(low)));
+                        } else if i > 0 || *lowest {
+                            equal.extend(p(low));
+                        }
+                    }
+                }
+                self.bits.insert(out_g.0, greater);
+                self.bits.insert(out_p.0, equal);
+            }
+            Prim::BitSign { c, thresholds, at, flip, rows, row, borrow, mask, out } => {
+                let c = Cpu.read(self.public(*c)).unwrap();
+                let (n, row) = (c.len(), *row as usize);
+                let of_r = &self.bits[&rows.0][row * n..(row + 1) * n];
+                let (borrow, mask) = (&self.bits[&borrow.0], &self.bits[&mask.0]);
+                let bits = thresholds.iter().enumerate().flat_map(|(t, threshold)| {
+                    let c = &c;
+                    (0..n).map(move |j| {
+                        let of_c = (c[j].word() as i64 - threshold) >> at & 1 == 1;
+                        of_c ^ of_r[j] ^ borrow[t * n + j] ^ mask[t * n + j] ^ flip
+                    })
+                });
+                let bits = bits.collect();
+                drop(c);
+                self.bits.insert(out.0, bits);
+            }
+            other => unreachable!("no step on bits: {other:?}"),
+        }
     }
 
     /// The product of what was masked: what Beaver's combination must give.
@@ -132,7 +257,24 @@ impl Ideal<'_> {
         let uniform = |id, n| self.dealer.uniform(crate::material::address(id, Part::Value, 0), n).to_vec();
         match &self.plan.material[id.0 as usize].material {
             Material::Mask { n } => uniform(id, *n),
-            Material::Zero { .. } => unreachable!("nobody draws a zero sharing as a value"),
+            Material::Zero { .. } | Material::Layer { .. } => unreachable!("nobody draws these as a value"),
+            Material::Packed { n, quotient, .. } => {
+                let r = uniform(id, *n);
+                let shifted = |by: u8| r.iter().map(|r| Fp61::reduce(r.word() >> by)).collect();
+                match part {
+                    Part::Value => r,
+                    Part::High => shifted(quotient.unwrap()),
+                    _ => shifted(60),
+                }
+            }
+            Material::Bit { rows, n } => {
+                let lane = packed::lane(*n);
+                let mut words = vec![0; rows * lane];
+                let address = crate::material::address(id, Part::Rows, 0);
+                self.dealer.uniform_bits_range(address, 0, &mut words);
+                let bit = |row: usize, i: usize| Fp61::reduce(words[row * lane + i / 64] >> (i % 64) & 1);
+                (0..*rows).flat_map(|row| (0..*n).map(move |i| bit(row, i))).collect()
+            }
             Material::Triple { dims, a, b } => {
                 let mask = |m: &crate::program::plan::MaskRef| {
                     let Material::Mask { n } = self.plan.material[m.mask.0 as usize].material else { unreachable!() };
@@ -155,6 +297,7 @@ impl Ideal<'_> {
                     Part::Msb => r.iter().map(|r| r >> 60).collect(),
                     Part::Digit(i) => rows(i.into(), &|r, v| u64::from(digit(r, i.into()) == v)),
                     Part::Carry => rows(0, &|r, v| u64::from(digit(r, 0) == v) & r >> 60),
+                    Part::Rows => unreachable!("these bits are digits"),
                 };
                 words.into_iter().map(Fp61::reduce).collect()
             }
@@ -170,7 +313,18 @@ fn random_programs_equal_the_ideal_and_lie_within_the_error_bound() {
     // A software GPU takes a minute for a tenth of them.
     let device = device();
     let few = device.can_be_lost();
-    equals_the_ideal(&device, if few { PROGRAMS / 10 } else { PROGRAMS }, if few { 10 } else { 100 });
+    let rosters: Vec<_> = rosters().into_iter().map(|roster| (roster, Planning::default())).collect();
+    equals_the_ideal(&device, &rosters, if few { PROGRAMS / 10 } else { PROGRAMS }, if few { 10 } else { 100 });
+}
+
+/// Every comparison on packed bits.
+#[test]
+fn random_programs_on_packed_bits_equal_the_ideal() {
+    let device = device();
+    let packed = Planning { comparisons: Comparisons::Packed, ..Planning::default() };
+    let rosters = [(Roster::shamir(4, 1).unwrap(), packed)];
+    let (programs, within) = if device.can_be_lost() { (PROGRAMS / 10, 1) } else { (3 * PROGRAMS, 40) };
+    equals_the_ideal(&device, &rosters, programs, within);
 }
 
 /// On a device as on the CPU, so on both alike.
@@ -178,17 +332,18 @@ fn random_programs_equal_the_ideal_and_lie_within_the_error_bound() {
 #[test]
 fn random_programs_on_a_gpu_equal_the_ideal() {
     if let Some(gpu) = crate::backend::gpu::test_device() {
-        equals_the_ideal(&Device::Gpu(gpu), PROGRAMS / 10, 10);
+        let rosters: Vec<_> = rosters().into_iter().map(|roster| (roster, Planning::default())).collect();
+        equals_the_ideal(&Device::Gpu(gpu), &rosters, PROGRAMS / 10, 10);
     }
 }
 
-fn equals_the_ideal(device: &Device, programs: u64, at_least_within: usize) {
+fn equals_the_ideal(device: &Device, rosters: &[(Roster, Planning)], programs: u64, at_least_within: usize) {
     let mut within = 0;
-    for roster in rosters() {
+    for &(roster, planning) in rosters {
         for seed in 0..programs {
             let program = random::program(seed, 12);
             let inputs = random::inputs(&program, seed ^ 0x5eed);
-            let mut world = World::on(device, &program, roster, &inputs, seed);
+            let mut world = World::planned(device, &program, (roster, planning), &inputs, seed);
             world.run();
             let outputs = world.outputs();
             let words: Vec<_> = program.encode_inputs(&inputs).unwrap().iter().map(|w| w.to_vec()).collect();

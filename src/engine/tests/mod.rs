@@ -2,6 +2,7 @@ mod attacks;
 mod cheat;
 mod cost;
 mod ideal;
+mod packed;
 #[cfg(feature = "gpu")]
 mod survivor;
 mod world;

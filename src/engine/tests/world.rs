@@ -14,7 +14,7 @@ use crate::job::{Assigned, Limits};
 use crate::keys::SecretKey;
 use crate::owner::{Prepared, Request, prepare};
 use crate::program::random::Choices;
-use crate::program::{Builder, Program, Type};
+use crate::program::{Builder, Planning, Program, Type};
 use crate::roster::{Roster, Slot};
 use crate::transcript::SignedHeader;
 
@@ -50,11 +50,21 @@ pub fn job_of(
     inputs: &BTreeMap<String, Vec<f64>>,
     seed: u64,
 ) -> (Prepared, Arc<SecretKey>, Vec<SecretKey>) {
+    planned_job(program, (roster, Planning::default()), inputs, seed)
+}
+
+pub fn planned_job(
+    program: &Program,
+    (roster, planning): (Roster, Planning),
+    inputs: &BTreeMap<String, Vec<f64>>,
+    seed: u64,
+) -> (Prepared, Arc<SecretKey>, Vec<SecretKey>) {
     let owner = Arc::new(SecretKey::insecure_from_seed(seed, "owner"));
     let nodes: Vec<_> = roster.slots().map(|s| SecretKey::insecure_from_seed(seed, &format!("node {}", s.0))).collect();
     let public: Vec<_> = nodes.iter().map(SecretKey::public).collect();
     let readers = program.outputs().iter().map(|o| (o.reader.clone(), owner.public())).collect();
-    let request = Request { program, roster, nodes: &public, inputs, readers: &readers, expires: 0, note: "" };
+    let request =
+        Request { program, roster, planning, nodes: &public, inputs, readers: &readers, expires: 0, note: "" };
     let job = prepare(&owner, &request, Entropy::insecure_from_seed(seed)).unwrap();
     (job, owner, nodes)
 }
@@ -71,7 +81,18 @@ impl<'a> World<'a> {
         inputs: &BTreeMap<String, Vec<f64>>,
         seed: u64,
     ) -> Self {
-        let (job, owner, nodes) = job_of(program, roster, inputs, seed);
+        Self::planned(device, program, (roster, Planning::default()), inputs, seed)
+    }
+
+    /// A world whose job is planned as told.
+    pub fn planned(
+        device: &Device,
+        program: &Program,
+        (roster, planning): (Roster, Planning),
+        inputs: &BTreeMap<String, Vec<f64>>,
+        seed: u64,
+    ) -> Self {
+        let (job, owner, nodes) = planned_job(program, (roster, planning), inputs, seed);
         let parties = roster.slots().zip(&nodes).map(|(slot, node)| party(device, &job, slot, node, seed)).collect();
         let segments = job.stream().unwrap().collect();
         Self {

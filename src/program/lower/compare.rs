@@ -131,12 +131,20 @@ impl Lowering {
     /// comparison of the low bits.
     fn at_least(&mut self, x: Sec, m: u8, thresholds: &[i64], low: u8) -> Sec {
         let n = self.len(x);
+        let open = |l: &mut Self, material| {
+            let r = l.draw(material, Part::Value);
+            let masked = [(Fp61::ONE, Value::Secret(x)), (Fp61::ONE, Value::Secret(r))];
+            let masked = l.linear(n, &masked, power(m));
+            l.open(masked)
+        };
+        if self.packs(n, thresholds.len(), m, low) {
+            let mask = self.packed_mask(n, 0, m, common(thresholds, m, low), false);
+            let c = open(self, mask.material);
+            return self.packed_sign(c, thresholds, mask, false);
+        }
         let digits: Vec<u8> = digit_widths(low).chain(digit_widths(m - low)).collect();
         let bits = self.add_material(Material::Bits { n, from: 0, shift: m, digits: digits.clone() });
-        let r = self.draw(bits, Part::Value);
-        let masked = [(Fp61::ONE, Value::Secret(x)), (Fp61::ONE, Value::Secret(r))];
-        let masked = self.linear(n, &masked, power(m));
-        let c = self.open(masked);
+        let c = open(self, bits);
         let rows: Vec<Sec> = (0..digits.len()).map(|i| self.draw(bits, Part::Digit(i as u8))).collect();
         let carry = digits.first().map(|_| self.draw(bits, Part::Carry));
         let borrow = self.borrow(c, thresholds, low, 0, &digits, &rows, carry);
@@ -150,6 +158,16 @@ impl Lowering {
     /// of the low bits, and R is a combination of its digits.
     fn truncate_and_test(&mut self, p: Pending, m: u8, thresholds: &[i64], low: u8) -> (Sec, Sec) {
         let (n, f) = (p.words(), p.shift);
+        if self.packs(n, thresholds.len(), m, low) {
+            let mask = self.packed_mask(n, f, m, common(thresholds, m, low), true);
+            let material = mask.material;
+            let c = self.open_pending(p, material);
+            let y = self.shifted(c, material, f);
+            let thresholds: Vec<i64> = thresholds.iter().map(|t| t << f).collect();
+            // 2^(59−f) − 2^m modulo 2^(m+1): bit m, unless both are the same.
+            let bits = self.packed_sign(c, &thresholds, mask, f + m < OFFSET_BITS);
+            return (bits, y);
+        }
         let digits: Vec<u8> = digit_widths(low).chain(digit_widths(m - low)).collect();
         let bits = self.add_material(Material::Bits { n, from: f, shift: f + m, digits: digits.clone() });
         let c = self.open_pending(p, bits);
@@ -312,8 +330,14 @@ impl Lowering {
     }
 }
 
+/// How many of the lowest bits, of `low` that all thresholds share, packed bits
+/// compare apart: none for a single threshold, which would only gain a round.
+fn common(thresholds: &[i64], m: u8, low: u8) -> u8 {
+    if thresholds.len() == 1 || low == m { 0 } else { low }
+}
+
 /// The widths of the digits of a number of bits, lowest first.
-fn digit_widths(bits: u8) -> impl Iterator<Item = u8> {
+pub(super) fn digit_widths(bits: u8) -> impl Iterator<Item = u8> {
     (0..bits.div_ceil(DIGIT)).map(move |i| DIGIT.min(bits - i * DIGIT))
 }
 

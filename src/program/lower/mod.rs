@@ -7,6 +7,7 @@
 
 mod arith;
 mod compare;
+mod packed;
 mod schedule;
 
 use std::collections::HashMap;
@@ -14,7 +15,8 @@ use std::collections::HashMap;
 use self::arith::Pending;
 use super::Program;
 use super::graph::{Block, Node, Op, Signature, Type, ValueId};
-use super::plan::{Declaration, InputPlan, MaskRef, Material, MaterialId, OutputPlan, Part, Plan, Prim, Pub, Sec};
+use super::plan::{Bit, Declaration, InputPlan, MaskRef, Material, MaterialId, OutputPlan, Part, Plan, Prim, Pub, Sec};
+use super::planning::{Comparisons, Planning};
 use crate::field::Fp61;
 use crate::roster::{Roster, Scheme};
 use crate::tensor::{Dims, Shape, View};
@@ -50,6 +52,14 @@ pub enum PlanError {
         /// which operation
         op: &'static str,
     },
+    /// Packed bits were asked for where there are none.
+    #[error(
+        "comparisons on packed bits need a Shamir roster of 4 nodes with threshold 1, found {roster}: use that roster, or digits"
+    )]
+    Packed {
+        /// the roster
+        roster: Roster,
+    },
 }
 
 impl Program {
@@ -57,16 +67,25 @@ impl Program {
     /// compute the same plan from the same signed program. Costs time and
     /// memory proportional to the unrolled program, never to the data.
     pub fn plan(&self, roster: Roster) -> Result<Plan, PlanError> {
-        lower(self, roster)
+        self.plan_with(roster, Planning::default())
+    }
+
+    /// Plans for a network that is told, or with ways of computing that are
+    /// forced. All parties must plan alike: what is given here stands in the manifest.
+    pub fn plan_with(&self, roster: Roster, planning: Planning) -> Result<Plan, PlanError> {
+        if planning.comparisons == Comparisons::Packed && !roster.packs_bits() {
+            return Err(PlanError::Packed { roster });
+        }
+        lower(self, roster, planning)
     }
 }
 
-fn lower(program: &Program, roster: Roster) -> Result<Plan, PlanError> {
+fn lower(program: &Program, roster: Roster, planning: Planning) -> Result<Plan, PlanError> {
     // Before anything is unrolled: loops cost time even where they emit nothing.
     if unrolled(program.nodes()) > MAX_PRIMS as u64 {
         return Err(PlanError::TooLong);
     }
-    let mut l = Lowering::new(program, roster);
+    let mut l = Lowering::new(program, roster, planning);
     l.nodes(program.nodes())?;
     let mut outputs = Vec::with_capacity(program.outputs().len());
     for o in program.outputs() {
@@ -130,9 +149,11 @@ struct Masked {
 
 struct Lowering {
     roster: Roster,
+    planning: Planning,
     prims: Vec<Prim>,
     sec_lens: Vec<usize>,
     pub_lens: Vec<usize>,
+    bit_lens: Vec<usize>,
     constants: Vec<Vec<Fp61>>,
     material: Vec<Material>,
     inputs: Vec<InputPlan>,
@@ -150,15 +171,17 @@ struct Lowering {
 }
 
 impl Lowering {
-    fn new(program: &Program, roster: Roster) -> Self {
+    fn new(program: &Program, roster: Roster, planning: Planning) -> Self {
         let mut uses = HashMap::new();
         count_uses(program.nodes(), &mut uses);
         program.outputs().iter().for_each(|o| *uses.entry(o.value).or_default() += 1);
         Self {
             roster,
+            planning,
             prims: Vec::new(),
             sec_lens: Vec::new(),
             pub_lens: Vec::new(),
+            bit_lens: Vec::new(),
             constants: Vec::new(),
             material: Vec::new(),
             inputs: Vec::new(),
@@ -499,6 +522,11 @@ impl Lowering {
     fn public(&mut self, len: usize) -> Pub {
         self.pub_lens.push(len);
         Pub(self.pub_lens.len() as u32 - 1)
+    }
+
+    fn bits(&mut self, words: usize) -> Bit {
+        self.bit_lens.push(words);
+        Bit(self.bit_lens.len() as u32 - 1)
     }
 
     fn len(&self, x: Sec) -> usize {

@@ -2,14 +2,14 @@
 //! material op lies in the dealer's stream, and when a register dies.
 
 use super::Lowering;
-use crate::program::plan::{Demand, MaskRef, Material, MaterialId, OutputPlan, Plan, Prim, Pub, Reg, Round, Sec};
+use crate::program::plan::{Bit, Demand, MaskRef, Material, MaterialId, OutputPlan, Plan, Prim, Pub, Reg, Round, Sec};
 use crate::roster::{Roster, Scheme};
 
 /// An SPDZ check runs once this many words wait for it, to bound the memory
 /// that they hold (16 bytes each).
 const CHECK_WORDS: usize = 1 << 22;
 
-pub(super) fn schedule(l: Lowering, outputs: Vec<OutputPlan>) -> Plan {
+pub(super) fn schedule(mut l: Lowering, outputs: Vec<OutputPlan>) -> Plan {
     let levels = levels(&l);
     let last = levels.iter().zip(&l.prims).map(|(level, p)| level + usize::from(p.interactive())).max().unwrap_or(0);
     let mut rounds = vec![Round::default(); last + 1];
@@ -17,13 +17,14 @@ pub(super) fn schedule(l: Lowering, outputs: Vec<OutputPlan>) -> Plan {
         let round = &mut rounds[*level];
         if prim.interactive() { &mut round.open } else { &mut round.local }.push(i as u32);
     }
-    let (material, renumbered, stream_words) = order_material(&l, &levels, &mut rounds);
+    let (material, renumbered, stream_words) = order_material(&mut l, &levels, &mut rounds);
     let mut plan = Plan {
         roster: l.roster,
         prims: l.prims,
         rounds,
         sec_lens: l.sec_lens,
         pub_lens: l.pub_lens,
+        bit_lens: l.bit_lens,
         constants: l.constants,
         material,
         inputs: l.inputs,
@@ -39,22 +40,35 @@ pub(super) fn schedule(l: Lowering, outputs: Vec<OutputPlan>) -> Plan {
     plan
 }
 
-/// One slot per register, secret and public.
+/// One slot per register of each kind.
 struct PerRegister<T> {
-    items: Vec<T>,
-    secrets: usize,
+    secrets: Vec<T>,
+    publics: Vec<T>,
+    bits: Vec<T>,
 }
 
 impl<T: Clone> PerRegister<T> {
-    fn new(secrets: usize, publics: usize, item: T) -> Self {
-        Self { items: vec![item; secrets + publics], secrets }
+    fn new((secrets, publics, bits): (usize, usize, usize), item: T) -> Self {
+        Self { secrets: vec![item.clone(); secrets], publics: vec![item.clone(); publics], bits: vec![item; bits] }
     }
 
     fn at(&mut self, reg: Reg) -> &mut T {
         match reg {
-            Reg::Sec(s) => &mut self.items[s.0 as usize],
-            Reg::Pub(p) => &mut self.items[self.secrets + p.0 as usize],
+            Reg::Sec(s) => &mut self.secrets[s.0 as usize],
+            Reg::Pub(p) => &mut self.publics[p.0 as usize],
+            Reg::Bit(b) => &mut self.bits[b.0 as usize],
         }
+    }
+}
+
+/// The material that a step draws.
+fn drawn(prim: &mut Prim) -> Option<&mut MaterialId> {
+    match prim {
+        Prim::Draw { material, .. }
+        | Prim::DrawBits { material, .. }
+        | Prim::OpenProduct { zero: material, .. }
+        | Prim::BitMerge { masks: material, .. } => Some(material),
+        _ => None,
     }
 }
 
@@ -62,8 +76,8 @@ impl<T: Clone> PerRegister<T> {
 /// that steps which depend on no opening (masks, inputs, constants and sums of
 /// them) wait for their first consumer, so that material is not drawn early.
 fn levels(l: &Lowering) -> Vec<usize> {
-    let (secrets, publics) = (l.sec_lens.len(), l.pub_lens.len());
-    let mut ready = PerRegister::new(secrets, publics, (0, true));
+    let registers = (l.sec_lens.len(), l.pub_lens.len(), l.bit_lens.len());
+    let mut ready = PerRegister::new(registers, (0, true));
     let mut levels = Vec::with_capacity(l.prims.len());
     let mut free = Vec::with_capacity(l.prims.len());
     for prim in &l.prims {
@@ -78,7 +92,7 @@ fn levels(l: &Lowering) -> Vec<usize> {
         free.push(no_opening);
     }
     // Backwards: the first consumer of each register.
-    let mut used = PerRegister::new(secrets, publics, usize::MAX);
+    let mut used = PerRegister::new(registers, usize::MAX);
     for (i, prim) in l.prims.iter().enumerate().rev() {
         if free[i] {
             let mut first = usize::MAX;
@@ -95,11 +109,11 @@ fn levels(l: &Lowering) -> Vec<usize> {
 
 /// Numbers the material in the order of first use, so that the dealer's stream
 /// is read from front to back.
-fn order_material(l: &Lowering, levels: &[usize], rounds: &mut [Round]) -> (Vec<Demand>, Vec<u32>, u64) {
+fn order_material(l: &mut Lowering, levels: &[usize], rounds: &mut [Round]) -> (Vec<Demand>, Vec<u32>, u64) {
     let mut first = vec![usize::MAX; l.material.len()];
     let mut until = vec![0usize; l.material.len()];
-    for (prim, level) in l.prims.iter().zip(levels) {
-        if let Prim::Draw { material, .. } | Prim::OpenProduct { zero: material, .. } = prim {
+    for (prim, level) in l.prims.iter_mut().zip(levels) {
+        if let Some(material) = drawn(prim) {
             let id = material.0 as usize;
             first[id] = first[id].min(*level);
             until[id] = until[id].max(*level);
@@ -148,7 +162,7 @@ fn delta_words(roster: Roster, material: &Material) -> u64 {
 
 fn renumber(prims: &mut [Prim], to: &[u32]) {
     for prim in prims {
-        if let Prim::Draw { material, .. } | Prim::OpenProduct { zero: material, .. } = prim {
+        if let Some(material) = drawn(prim) {
             *material = MaterialId(to[material.0 as usize]);
         }
     }
@@ -156,7 +170,7 @@ fn renumber(prims: &mut [Prim], to: &[u32]) {
 
 /// A register dies with the round of its last reader; outputs live on.
 fn free_registers(plan: &mut Plan, levels: &[usize]) {
-    let mut last = PerRegister::new(plan.sec_lens.len(), plan.pub_lens.len(), 0);
+    let mut last = PerRegister::new((plan.sec_lens.len(), plan.pub_lens.len(), plan.bit_lens.len()), 0);
     for (prim, level) in plan.prims.iter().zip(levels) {
         // An opened word is there only when its round is over.
         let written = level + usize::from(prim.interactive());
@@ -174,6 +188,11 @@ fn free_registers(plan: &mut Plan, levels: &[usize]) {
     for p in (0..plan.pub_lens.len() as u32).map(Pub) {
         if let Some(round) = plan.rounds.get_mut(*last.at(Reg::Pub(p))) {
             round.free_pub.push(p);
+        }
+    }
+    for b in (0..plan.bit_lens.len() as u32).map(Bit) {
+        if let Some(round) = plan.rounds.get_mut(*last.at(Reg::Bit(b))) {
+            round.free_bits.push(b);
         }
     }
 }

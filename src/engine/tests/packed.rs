@@ -1,0 +1,250 @@
+//! Lies about packed bits, in every layer and position: the receiver notices
+//! before it uses the layer, and whatever was changed, the job ends in the same
+//! way with nothing released.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::world::{Verdict, World, device};
+use crate::engine::EngineError;
+use crate::engine::frame::{Body, Frame, Kind, Told};
+use crate::field::Fp61;
+use crate::program::{Builder, Comparisons, Planning, Type};
+use crate::roster::{Roster, Slot};
+use crate::sharing::packed::after;
+
+const VALUES: [f64; 4] = [1.5, -2.0, 0.0, -0.25];
+
+/// A ReLU behind a product, and thresholds that share their low bits.
+fn world() -> World<'static> {
+    let b = Builder::new();
+    let x = b.input("x", "alice", Type::fixed(-4.0..=4.0), [VALUES.len()]);
+    b.output("relu", "alice", &(&x * &x - 2.0).relu());
+    b.output("steps", "alice", &x.at_least(&[-1.0, 0.5, 2.0]));
+    let inputs = BTreeMap::from([("x".to_owned(), VALUES.to_vec())]);
+    let planning = Planning { comparisons: Comparisons::Packed, ..Planning::default() };
+    World::planned(&device(), &b.finish().unwrap(), (Roster::shamir(4, 1).unwrap(), planning), &inputs, 3)
+}
+
+/// The steps in which layers are sent, each with the number of its words.
+fn layers() -> Vec<(u32, usize)> {
+    let mut world = world();
+    world.run();
+    let outputs = world.outputs();
+    let relu: Vec<f64> = outputs[0].iter().map(|w| w.to_i64() as f64 / 65536.0).collect();
+    for (found, x) in relu.iter().zip(VALUES) {
+        assert!((found - (x * x - 2.0).max(0.0)).abs() < 1e-4, "{found}");
+    }
+    let steps: Vec<_> = outputs[1].iter().map(|w| w.word()).collect();
+    assert_eq!(steps, [1, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]);
+    let sent = world.sent.iter().filter(|f| f.header.from == Slot(1) && f.header.to == Slot(4));
+    let layers: Vec<_> = sent
+        .filter_map(|f| match &f.body {
+            Body::Packed(_, Told::Words(words)) => Some((f.header.step, words.len())),
+            _ => None,
+        })
+        .collect();
+    assert!(layers.len() >= 5, "layers of both comparisons and their openings: {layers:?}");
+    layers
+}
+
+/// Runs a world in which `change` may change the frames of one node; how many
+/// it changed, and what the others ended with.
+fn lie(liar: Slot, change: impl Fn(&mut Frame) -> bool + 'static) -> (usize, BTreeMap<Slot, EngineError>) {
+    let mut world = world();
+    let hits = Rc::new(Cell::new(0));
+    let counted = hits.clone();
+    world.adversary = Box::new(move |frame| {
+        if frame.header.from == liar && change(frame) {
+            counted.set(counted.get() + 1);
+        }
+        Verdict::Deliver
+    });
+    world.run();
+    world.assert_nothing_released(&[liar.0]);
+    let errors = world.outcomes.iter().filter_map(|(slot, o)| Some((*slot, o.as_ref().err()?.clone())));
+    let errors: BTreeMap<_, _> = errors.filter(|(slot, _)| *slot != liar).collect();
+    // Whoever noticed said nothing more.
+    for (slot, error) in &errors {
+        if let EngineError::Voucher { .. } = error {
+            let last = world.sent.iter().filter(|f| f.header.from == *slot).map(|f| f.header.step).max();
+            let told = world.sent.iter().filter(|f| f.header.from == liar).map(|f| f.header.step).max();
+            assert!(last <= told, "{slot} went on");
+        }
+    }
+    (hits.get(), errors)
+}
+
+fn words_of(frame: &mut Frame) -> Option<&mut Vec<u64>> {
+    match &mut frame.body {
+        Body::Packed(_, Told::Words(words)) => Some(Arc::make_mut(words)),
+        _ => None,
+    }
+}
+
+fn voucher_of(frame: &mut Frame) -> Option<&mut [u8; 32]> {
+    match &mut frame.body {
+        Body::Packed(_, Told::Voucher(hash)) => Some(hash),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_flipped_word_is_noticed_in_every_layer_and_position() {
+    for (step, words) in layers() {
+        for liar in (1..=4).map(Slot) {
+            // Every word of one liar, the ends of the others'.
+            let positions: Vec<usize> = if liar == Slot(2) { (0..words).collect() } else { vec![0, words - 1] };
+            for position in positions {
+                let flip = move |frame: &mut Frame| match words_of(frame) {
+                    Some(words) => {
+                        words[position] ^= 1 << (position % 64);
+                        true
+                    }
+                    _ => false,
+                };
+                let (hits, errors) = lie(liar, move |frame| frame.header.step == step && flip(frame));
+                assert_eq!(hits, 1);
+                let receiver = after(liar, 3);
+                // By whom the word was vouched for depends on what it is; the rest does not.
+                let EngineError::Voucher { from, voucher } = &errors[&receiver] else {
+                    panic!("{receiver}: {}", errors[&receiver])
+                };
+                assert_eq!(*from, liar);
+                assert!([after(receiver, 2), after(receiver, 3)].contains(voucher));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_wrong_voucher_for_right_words_ends_the_job_alike() {
+    for (step, _) in layers() {
+        for liar in (1..=4).map(Slot) {
+            for to in [after(liar, 1), after(liar, 2)] {
+                let (hits, errors) = lie(liar, move |frame| {
+                    let aimed = frame.header.step == step && frame.header.to == to;
+                    let hash = voucher_of(frame).filter(|_| aimed);
+                    hash.map(|hash| hash[31] ^= 0x80).is_some()
+                });
+                assert_eq!(hits, 1);
+                assert_eq!(errors[&to], EngineError::Voucher { from: after(to, 1), voucher: liar });
+            }
+        }
+    }
+}
+
+#[test]
+fn words_and_vouchers_wrong_at_once_are_noticed_by_every_receiver() {
+    for (step, _) in layers() {
+        let liar = Slot(3);
+        let (hits, errors) = lie(liar, move |frame| {
+            if frame.header.step != step {
+                return false;
+            }
+            if let Some(words) = words_of(frame) {
+                words[0] ^= 1;
+                return true;
+            }
+            voucher_of(frame).map(|hash| hash[0] ^= 1).is_some()
+        });
+        assert_eq!(hits, 3);
+        for slot in [1, 2, 4].map(Slot) {
+            assert!(matches!(errors[&slot], EngineError::Voucher { .. }), "{slot}: {}", errors[&slot]);
+        }
+    }
+}
+
+/// A layer said again in a later round of the same width does not fit there.
+#[test]
+fn a_layer_of_another_round_is_refused() {
+    let layers = layers();
+    let again = layers.iter().enumerate().find_map(|(i, (step, words))| {
+        layers[i + 1..].iter().find(|later| later.1 == *words).map(|later| (*step, later.0))
+    });
+    // Vouchers always have one length.
+    let (first, second) = again.unwrap_or((layers[0].0, layers[1].0));
+    let kept = std::cell::RefCell::new(None);
+    let (hits, errors) = lie(Slot(1), move |frame| {
+        let (step, to) = (frame.header.step, frame.header.to);
+        if to != Slot(3) {
+            return false;
+        }
+        let Some(hash) = voucher_of(frame) else { return false };
+        if step == first {
+            *kept.borrow_mut() = Some(*hash);
+        }
+        if step == second {
+            *hash = kept.borrow().unwrap();
+        }
+        step == second
+    });
+    assert_eq!(hits, 1);
+    assert_eq!(errors[&Slot(3)], EngineError::Voucher { from: Slot(4), voucher: Slot(1) });
+}
+
+#[test]
+fn what_is_no_layer_is_refused_by_name() {
+    let (step, words) = layers()[0];
+    let change = |what: u8| {
+        move |frame: &mut Frame| {
+            let Body::Packed(shares, told) = &mut frame.body else { return false };
+            if frame.header.step != step {
+                return false;
+            }
+            match (what, &told) {
+                (0, Told::Words(found)) => *told = Told::Words(Arc::new(found[1..].to_vec())),
+                (1, Told::Words(_)) => *told = Told::Voucher([0; 32]),
+                (2, Told::Voucher(_)) if frame.header.to == Slot(2) => *told = Told::Words(Arc::new(vec![0; words])),
+                (3, Told::Words(_)) => *shares = Arc::new(vec![Fp61::ZERO; shares.len() + 1]),
+                (4, Told::Words(_)) => {
+                    (frame.header.kind, frame.body) = (Kind::Opening, Body::Words(shares.clone()));
+                }
+                _ => return false,
+            }
+            true
+        }
+    };
+    let said = |what, to: u8| {
+        let (hits, errors) = lie(Slot(1), change(what));
+        assert_eq!(hits, 1);
+        errors[&Slot(to)].to_string()
+    };
+    let missing = format!("node 1 sent {} words for the layer of packed bits", words - 1);
+    assert!(said(0, 4).starts_with(&missing), "{}", said(0, 4));
+    assert!(said(1, 4).contains("sent a hash for the layer"));
+    assert!(said(2, 2).contains("expected a hash"));
+    assert!(said(3, 4).contains("words for the openings"));
+    assert!(said(4, 4).contains("expected layer of packed bits"), "{}", said(4, 4));
+}
+
+/// A wrong share beside a right layer: degree t corrects it and names the liar,
+/// as in every other round.
+#[test]
+fn shares_beside_a_layer_keep_their_redundancy() {
+    let mut world = world();
+    let changed = Rc::new(Cell::new(0));
+    let counted = changed.clone();
+    world.adversary = Box::new(move |frame| {
+        if frame.header.from == Slot(2)
+            && let Body::Packed(words, _) = &mut frame.body
+            && !words.is_empty()
+        {
+            Arc::make_mut(words)[0] += Fp61::ONE;
+            counted.set(counted.get() + 1);
+        }
+        Verdict::Deliver
+    });
+    world.run();
+    if changed.get() > 0 {
+        // Products are of degree 2t, which detects; sums are corrected.
+        for (slot, outcome) in world.outcomes.iter().filter(|(slot, _)| **slot != Slot(2)) {
+            match outcome {
+                Ok(outcome) => assert!(outcome.blamed.contains(&Slot(2)), "{slot}"),
+                Err(error) => assert!(matches!(error, EngineError::Decode(_)), "{slot}: {error}"),
+            }
+        }
+    }
+}

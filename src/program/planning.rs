@@ -1,0 +1,55 @@
+//! What a plan is made for: the network that is expected, and the ways of
+//! computing that are forced. It stands in the manifest, because owner and nodes
+//! must come to the same plan.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How comparisons are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Comparisons {
+    /// packed bits where the roster has them and the values are many enough to
+    /// pay for the rounds that they take more, else digits
+    #[default]
+    Auto,
+    /// digits of 4 bits modulo p: every roster, fewest rounds
+    Digits,
+    /// packed bits over GF(2): least bytes and work; Shamir (4, 1) alone
+    Packed,
+}
+
+/// What a plan is made for. Costs and predictions change with it, results do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planning {
+    /// one way, between any two nodes, in microseconds
+    pub latency_us: u32,
+    /// uplink of each node, in kilobits per second, at least 1
+    pub bandwidth_kbit: u32,
+    /// how comparisons are computed
+    pub comparisons: Comparisons,
+}
+
+impl Default for Planning {
+    /// 10 ms and 1 Gbit/s, nothing forced.
+    fn default() -> Self {
+        Self { latency_us: 10_000, bandwidth_kbit: 1_000_000, comparisons: Comparisons::Auto }
+    }
+}
+
+impl Planning {
+    /// One way, between any two nodes.
+    pub fn latency(&self) -> Duration {
+        Duration::from_micros(self.latency_us.into())
+    }
+    /// Uplink of each node in bits per second.
+    pub fn bandwidth(&self) -> f64 {
+        f64::from(self.bandwidth_kbit.max(1)) * 1e3
+    }
+
+    /// Whether something that takes `rounds` more saves time by sending so
+    /// many bytes less from each node.
+    pub(super) fn pays(&self, rounds: u64, bytes: u64) -> bool {
+        bytes as f64 * 8.0 / self.bandwidth() > rounds as f64 * self.latency().as_secs_f64()
+    }
+}
