@@ -7,6 +7,8 @@
 mod digits;
 mod matrix;
 mod pool;
+#[cfg(target_arch = "x86_64")]
+mod simd;
 mod views;
 
 use std::sync::Arc;

@@ -6,28 +6,57 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
-use zeroize::Zeroize;
+use zeroize::{DefaultIsZeroes, Zeroize};
 
 use crate::field::{Fp61, zeros};
 
 /// Shorter vectors are left to the allocator.
 const LEAST: usize = 1 << 14;
-/// Words that the pool holds at most: 32 MiB.
+/// Words that a pool holds at most: 32 MiB.
 const MOST: usize = 1 << 22;
 
 /// Wiped vectors, each as long as its capacity, and the sum of their lengths.
-static POOL: Mutex<(Vec<Vec<Fp61>>, usize)> = Mutex::new((Vec::new(), 0));
+pub type Pool<W> = Mutex<(Vec<Vec<W>>, usize)>;
+
+/// Words that are wiped by zeros, and have a pool.
+pub trait Word: DefaultIsZeroes + 'static {
+    /// `n` zeros, on pages that the system hands out already zeroed.
+    fn zeros(n: usize) -> Vec<Self>;
+    /// The pool.
+    fn pool() -> &'static Pool<Self>;
+}
+
+/// Field elements.
+impl Word for Fp61 {
+    fn zeros(n: usize) -> Vec<Self> {
+        zeros(n)
+    }
+    fn pool() -> &'static Pool<Self> {
+        static POOL: Pool<Fp61> = Mutex::new((Vec::new(), 0));
+        &POOL
+    }
+}
+/// Operands as packed for a kernel.
+impl Word for u64 {
+    fn zeros(n: usize) -> Vec<Self> {
+        vec![0; n]
+    }
+    fn pool() -> &'static Pool<Self> {
+        static POOL: Pool<u64> = Mutex::new((Vec::new(), 0));
+        &POOL
+    }
+}
 
 /// A vector of words that is wiped on drop.
-pub struct Wiped(Vec<Fp61>);
+pub struct Wiped<W: Word = Fp61>(Vec<W>);
 
-impl Wiped {
+impl<W: Word> Wiped<W> {
     /// `n` zeros.
     pub fn zeros(n: usize) -> Self {
-        Self(if n < LEAST { zeros(n) } else { taken(n).unwrap_or_else(|| zeros(n)) })
+        Self(if n < LEAST { W::zeros(n) } else { taken(n).unwrap_or_else(|| W::zeros(n)) })
     }
     /// A copy, to be written over.
-    pub fn copy(words: &[Fp61]) -> Self {
+    pub fn copy(words: &[W]) -> Self {
         let mut copy = Self::zeros(words.len());
         copy.copy_from_slice(words);
         copy
@@ -39,25 +68,25 @@ impl From<Vec<Fp61>> for Wiped {
         Self(words)
     }
 }
-impl Deref for Wiped {
-    type Target = [Fp61];
-    fn deref(&self) -> &[Fp61] {
+impl<W: Word> Deref for Wiped<W> {
+    type Target = [W];
+    fn deref(&self) -> &[W] {
         &self.0
     }
 }
-impl DerefMut for Wiped {
-    fn deref_mut(&mut self) -> &mut [Fp61] {
+impl<W: Word> DerefMut for Wiped<W> {
+    fn deref_mut(&mut self) -> &mut [W] {
         &mut self.0
     }
 }
-impl Drop for Wiped {
+impl<W: Word> Drop for Wiped<W> {
     fn drop(&mut self) {
         let mut words = std::mem::take(&mut self.0);
         // A vector that was cut short may still hold words past its end.
-        words.resize(words.capacity(), Fp61::ZERO);
+        words.resize(words.capacity(), W::default());
         words.as_mut_slice().zeroize();
         if words.len() >= LEAST {
-            let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut pool = W::pool().lock().unwrap_or_else(PoisonError::into_inner);
             if pool.1 + words.len() <= MOST {
                 pool.1 += words.len();
                 pool.0.push(words);
@@ -68,8 +97,8 @@ impl Drop for Wiped {
 
 /// A pooled vector that wastes at most a quarter of itself; the latest first,
 /// because it may still be in a cache.
-fn taken(n: usize) -> Option<Vec<Fp61>> {
-    let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+fn taken<W: Word>(n: usize) -> Option<Vec<W>> {
+    let mut pool = W::pool().lock().unwrap_or_else(PoisonError::into_inner);
     let at = pool.0.iter().rposition(|words| (n..=n + n / 3).contains(&words.len()))?;
     let mut words = pool.0.remove(at);
     pool.1 -= words.len();
@@ -85,7 +114,7 @@ mod tests {
     fn a_vector_taken_again_is_zero() {
         for n in [LEAST, LEAST + 1000, LEAST + 3, 3 * LEAST] {
             for _ in 0..3 {
-                let mut words = Wiped::zeros(n);
+                let mut words = Wiped::<Fp61>::zeros(n);
                 assert!(words.len() == n && words.iter().all(|w| *w == Fp61::ZERO));
                 words.fill(Fp61::ONE);
             }
@@ -93,6 +122,6 @@ mod tests {
         let mut short = vec![Fp61::ONE; 2 * LEAST];
         short.truncate(5);
         drop(Wiped::from(short));
-        assert!(Wiped::zeros(2 * LEAST).iter().all(|w| *w == Fp61::ZERO));
+        assert!(Wiped::<Fp61>::zeros(2 * LEAST).iter().all(|w| *w == Fp61::ZERO));
     }
 }
