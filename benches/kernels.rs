@@ -9,11 +9,15 @@ use beaverdam::field::{Fp61, slice};
 use beaverdam::prg::{Address, Domain, PrgKey};
 use beaverdam::tensor::Dims;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use ndarray::Array2;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
+use zeroize::Zeroize;
 
 const WORDS: usize = 1_000_000;
 const SIDE: usize = 512;
+/// Words of a vector that no cache holds.
+const MANY: usize = 10_000_000;
 
 fn words(n: usize, op: u32) -> Vec<Fp61> {
     let mut words = vec![Fp61::ZERO; n];
@@ -27,8 +31,6 @@ fn field(c: &mut Criterion) {
     group.throughput(Throughput::Elements(4096));
     let (x, mut out) = (words(4096, 1), words(4096, 2));
     group.bench_function("add", |b| b.iter(|| slice::add(black_box(&mut out), &x)));
-    group.bench_function("mul", |b| b.iter(|| slice::mul(black_box(&mut out), &x)));
-    group.bench_function("add_scaled", |b| b.iter(|| slice::add_scaled(black_box(&mut out), x[0], &x)));
     group.bench_function("dot", |b| b.iter(|| slice::dot(black_box(&out), &x)));
 }
 
@@ -63,6 +65,31 @@ fn cpu(c: &mut Criterion) {
     }
 }
 
+/// What the machine can do at best, beside the same work on field elements:
+/// products of f64, and a pass over memory that does next to nothing.
+fn limits(c: &mut Criterion) {
+    let mut group = c.benchmark_group("limits");
+    let square = Dims::Matmul { m: SIDE, k: SIDE, n: SIDE };
+    group.throughput(Throughput::Elements(square.multiplications()));
+    let (x, y) = (Cpu.load(words(SIDE * SIDE, 1)), Cpu.load(words(SIDE * SIDE, 2)));
+    group.bench_function("matrix product", |b| b.iter(|| Cpu.product(square, &x, &y, None)));
+    let (x, y) = (Array2::from_elem((SIDE, SIDE), 1.5), Array2::from_elem((SIDE, SIDE), 2.5));
+    group.bench_function("matrix product of f64, one thread", |b| b.iter(|| black_box(&x).dot(&y)));
+
+    // A result is wiped when it is dropped, and its pages are used again: so here.
+    let dims = Dims::Elementwise(MANY);
+    group.throughput(Throughput::Elements(MANY as u64));
+    let (x, y) = (Cpu.load(words(MANY, 1)), Cpu.load(words(MANY, 2)));
+    group.bench_function("multiply", |b| b.iter(|| Cpu.product(dims, &x, &y, None)));
+    let (x, y, mut out) = (vec![5u64; MANY], vec![6; MANY], vec![0; MANY]);
+    group.bench_function("xor and wipe, one thread", |b| {
+        b.iter(|| {
+            out.iter_mut().zip(x.iter().zip(&y)).for_each(|(out, (x, y))| *out = x ^ y);
+            black_box(&mut out).as_mut_slice().zeroize();
+        });
+    });
+}
+
 #[cfg(feature = "gpu")]
 fn gpu(c: &mut Criterion) {
     use beaverdam::backend::gpu::{Gpu, Options};
@@ -83,6 +110,6 @@ fn gpu(_: &mut Criterion) {
 criterion_group! {
     name = kernels;
     config = Criterion::default().sample_size(20).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
-    targets = field, cpu, gpu
+    targets = field, limits, cpu, gpu
 }
 criterion_main!(kernels);

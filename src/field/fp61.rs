@@ -91,6 +91,10 @@ impl Fp61 {
         self.pow(P - 2)
     }
 
+    /// The element or 0, without a branch.
+    pub(crate) const fn kept_if(self, kept: bool) -> Self {
+        Self(self.0 & (kept as u64).wrapping_neg())
+    }
     /// A value below 2^61·(p − 1) to canonical: its high digit is at most
     /// p − 2 and its low digit at most p, so their sum is below 2p.
     const fn fold_product(v: u128) -> Self {
@@ -98,7 +102,7 @@ impl Fp61 {
     }
     /// A word below 2p to canonical: subtract p, add it back under a mask if
     /// that borrowed. (2p itself would give p, which is not canonical.)
-    const fn fold(s: u64) -> Self {
+    pub(super) const fn fold(s: u64) -> Self {
         let t = s.wrapping_sub(P);
         let borrow = (t as i64 >> 63) as u64;
         Self(t.wrapping_add(P & borrow))

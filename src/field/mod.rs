@@ -3,6 +3,8 @@
 
 mod encoding;
 mod fp61;
+#[cfg(target_arch = "x86_64")]
+mod halves;
 #[cfg(test)]
 pub(crate) mod laws;
 pub mod slice;

@@ -1,63 +1,15 @@
-//! Slices of field elements: the elementwise steps that kernels are made of,
-//! and the canonical form of words on the wire.
+//! Slices of field elements: their sums, and the canonical form of words on the
+//! wire. What a backend does elementwise is its own.
 //!
 //! All slices of one call have one length; another length is a bug and panics.
 //! Elements may be secret, lengths are public.
 
-use super::{Fp61, P};
-
-/// A coefficient by how it is applied.
-///
-/// Telling ±1 apart is a branch. Coefficients are public, or they are a MAC
-/// key: uniform, so the branch shows only that the key is neither of two
-/// values out of p, which anyone would have guessed.
-enum Coefficient {
-    One,
-    MinusOne,
-    Other(Fp61),
-}
-
-impl Coefficient {
-    fn of(k: Fp61) -> Self {
-        match k.word() {
-            1 => Self::One,
-            w if w == P - 1 => Self::MinusOne,
-            _ => Self::Other(k),
-        }
-    }
-}
+use super::Fp61;
 
 /// out += x
 pub fn add(out: &mut [Fp61], x: &[Fp61]) {
-    each(out, x, |o, x| o + x);
-}
-
-/// out −= x
-pub fn sub(out: &mut [Fp61], x: &[Fp61]) {
-    each(out, x, |o, x| o - x);
-}
-
-/// out ·= x
-pub fn mul(out: &mut [Fp61], x: &[Fp61]) {
-    each(out, x, |o, x| o * x);
-}
-
-/// out ·= k
-pub fn scale(out: &mut [Fp61], k: Fp61) {
-    match Coefficient::of(k) {
-        Coefficient::One => {}
-        Coefficient::MinusOne => out.iter_mut().for_each(|o| *o = -*o),
-        Coefficient::Other(k) => out.iter_mut().for_each(|o| *o *= k),
-    }
-}
-
-/// out += k·x: one term of a linear combination.
-pub fn add_scaled(out: &mut [Fp61], k: Fp61, x: &[Fp61]) {
-    match Coefficient::of(k) {
-        Coefficient::One => add(out, x),
-        Coefficient::MinusOne => sub(out, x),
-        Coefficient::Other(k) => each(out, x, |o, x| x.mul_add(k, o)),
-    }
+    assert_eq!(out.len(), x.len());
+    out.iter_mut().zip(x).for_each(|(o, x)| *o += *x);
 }
 
 /// Σ x·y, reduced once in [`Fp61::LAZY`] products.
@@ -118,14 +70,10 @@ pub fn encode_words(words: &[Fp61]) -> Vec<u8> {
     bytes
 }
 
-fn each(out: &mut [Fp61], x: &[Fp61], op: impl Fn(Fp61, Fp61) -> Fp61) {
-    assert_eq!(out.len(), x.len());
-    out.iter_mut().zip(x).for_each(|(o, x)| *o = op(*o, *x));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::field::P;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -139,15 +87,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn steps_equal_the_elements(pairs in pairs(), k in element()) {
+        fn steps_equal_the_elements(pairs in pairs()) {
             let (x, y): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
             let run = |step: &dyn Fn(&mut [Fp61])| { let mut out = x.clone(); step(&mut out); out };
             let naive = |op: &dyn Fn(Fp61, Fp61) -> Fp61| -> Vec<_> { x.iter().zip(&y).map(|(x, y)| op(*x, *y)).collect() };
             prop_assert_eq!(run(&|o| add(o, &y)), naive(&|x, y| x + y));
-            prop_assert_eq!(run(&|o| sub(o, &y)), naive(&|x, y| x - y));
-            prop_assert_eq!(run(&|o| mul(o, &y)), naive(&|x, y| x * y));
-            prop_assert_eq!(run(&|o| scale(o, k)), naive(&|x, _| x * k));
-            prop_assert_eq!(run(&|o| add_scaled(o, k, &y)), naive(&|x, y| x + k * y));
             prop_assert_eq!(dot(&x, &y), naive(&|x, y| x * y).into_iter().sum());
             prop_assert_eq!(sum(&x), x.iter().copied().sum());
         }

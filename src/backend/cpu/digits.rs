@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use super::machine::Machine;
 use super::pool::Wiped;
 use super::{STRIP, TASK, Words, build};
 use crate::field::{Fp61, slice};
@@ -23,19 +24,14 @@ pub fn shift(
     assert!(by <= 61, "a shift by {by} leaves nothing of 61 bits");
     // 2^61 ≡ 1 if by = 0.
     let wrap = Fp61::reduce(1 << (61 - by));
-    let n = c.len();
+    let (n, machine) = (c.len(), Machine::best());
     build(thresholds.len() * n, 1, |mut first, mut out| {
         while !out.is_empty() {
             let (threshold, at) = (thresholds[first / n], first % n);
             let (head, rest) = out.split_at_mut(out.len().min(n - at));
-            let words = c[at..].iter().zip(&high[at..]).zip(&msb[at..]);
-            for (out, ((c, high), msb)) in head.iter_mut().zip(words) {
-                let quotient = Fp61::from_i64(below(*c, threshold) >> by);
-                // c is public.
-                let weight = if top(*c) { Fp61::ZERO } else { wrap };
-                let wide = quotient.wide_mul(public) + msb.wide_mul(weight) + u128::from((constant - *high).word());
-                *out = Fp61::reduce_wide(wide);
-            }
+            let range = at..at + head.len();
+            let [c, high, msb] = [c, high, msb].map(|words| &words[range.clone()]);
+            machine.shift(head, c, threshold, by, high, msb, public, wrap, constant);
             (first, out) = (first + head.len(), rest);
         }
     })

@@ -5,6 +5,8 @@
 //! the words are public.
 
 mod digits;
+mod elementwise;
+mod machine;
 mod matrix;
 mod pool;
 #[cfg(target_arch = "x86_64")]
@@ -18,9 +20,10 @@ use rayon::prelude::*;
 use zeroize::Zeroize;
 
 use super::{Backend, BackendError, Host};
-use crate::field::{Fp61, slice};
+use crate::field::Fp61;
 use crate::prg::Stream;
 use crate::tensor::{Dims, View};
+use machine::Machine;
 use pool::Wiped;
 
 /// Words of a result that one task computes; smaller results stay on the
@@ -76,35 +79,34 @@ impl Backend for Cpu {
     }
 
     fn linear(&self, n: usize, terms: &[(Fp61, &Words)], constant: Fp61) -> Words {
+        let machine = Machine::best();
         let terms: Vec<(Fp61, &[Fp61])> = terms.iter().map(|(k, x)| (*k, checked(x, n))).collect();
         build(n, 1, |first, out| {
             for (strip, out) in out.chunks_mut(STRIP).enumerate() {
                 let from = first + strip * STRIP;
                 out.fill(constant);
                 for (k, x) in &terms {
-                    slice::add_scaled(out, *k, &x[from..from + out.len()]);
+                    machine.add_scaled(out, *k, &x[from..from + out.len()]);
                 }
             }
         })
     }
     fn product(&self, dims: Dims, x: &Words, y: &Words, add: Option<&Words>) -> Words {
         let (left, right, len) = dims.lens();
+        let machine = Machine::best();
         let (x, y, add) = (checked(x, left), checked(y, right), add.map(|add| checked(add, len)));
         match dims {
             Dims::Elementwise(_) => build(len, 1, |first, out| {
                 let range = first..first + out.len();
-                let factors = x[range.clone()].iter().zip(&y[range.clone()]);
+                let (x, y) = (&x[range.clone()], &y[range.clone()]);
                 match add {
-                    None => out.iter_mut().zip(factors).for_each(|(out, (x, y))| *out = *x * *y),
-                    Some(add) => {
-                        let terms = factors.zip(&add[range]);
-                        out.iter_mut().zip(terms).for_each(|(out, ((x, y), add))| *out = x.mul_add(*y, *add));
-                    }
+                    None => machine.multiply(out, x, y),
+                    Some(add) => machine.multiply_add(out, x, y, &add[range]),
                 }
             }),
             Dims::Matmul { k, n, .. } => {
                 let mut out = add.map_or_else(|| Wiped::zeros(len), Wiped::copy);
-                matrix::add_product(&mut out, k, n, x, y);
+                matrix::add_product(machine, &mut out, k, n, x, y);
                 out.into()
             }
         }
@@ -113,6 +115,7 @@ impl Backend for Cpu {
         views::apply(view, inputs)
     }
     fn expand(&self, n: usize, streams: &[(Fp61, Stream)], add: Option<&Words>) -> Words {
+        let machine = Machine::best();
         let add = add.map(|add| checked(add, n));
         build(n, 1, |first, out| {
             let mut readers: Vec<_> = streams.iter().map(|(k, s)| (*k, s.reader(first as u64))).collect();
@@ -125,12 +128,12 @@ impl Backend for Cpu {
                 }
                 for (k, stream) in head {
                     stream.fill(out);
-                    slice::scale(out, *k);
+                    machine.scale(out, *k);
                 }
                 for (k, stream) in rest {
                     let words = &mut words[..out.len()];
                     stream.fill(words);
-                    slice::add_scaled(out, *k, words);
+                    machine.add_scaled(out, *k, words);
                 }
             }
             words.as_mut_slice().zeroize();
@@ -140,25 +143,20 @@ impl Backend for Cpu {
         let (left, right, len) = dims.lens();
         let (d, a) = (checked(d, left), checked(a, left));
         let (e, b) = (checked(e, right), checked(b, right));
-        let c = checked(c, len);
+        let (c, machine) = (checked(c, len), Machine::best());
         match dims {
             Dims::Elementwise(_) => build(len, 1, |first, out| {
                 let range = first..first + out.len();
-                let left = d[range.clone()].iter().zip(&a[range.clone()]);
-                let right = e[range.clone()].iter().zip(&b[range.clone()]);
-                for (((out, c), (d, a)), (e, b)) in out.iter_mut().zip(&c[range]).zip(left).zip(right) {
-                    // Two products and one word: far below the bound of `Fp61::LAZY`.
-                    let wide = d.mul_add(k, *a).wide_mul(*e) + d.wide_mul(*b) + u128::from(c.word());
-                    *out = Fp61::reduce_wide(wide);
-                }
+                let [c, d, e, a, b] = [c, d, e, a, b].map(|words| &words[range.clone()]);
+                machine.beaver(out, c, d, e, a, b, k);
             }),
             // c + D·b + (a + k·D)·E
             Dims::Matmul { k: inner, n, .. } => {
                 let mut shifted = Wiped::copy(a);
-                slice::add_scaled(&mut shifted, k, d);
+                machine.add_scaled(&mut shifted, k, d);
                 let mut out = Wiped::copy(c);
-                matrix::add_product(&mut out, inner, n, d, b);
-                matrix::add_product(&mut out, inner, n, &shifted, e);
+                matrix::add_product(machine, &mut out, inner, n, d, b);
+                matrix::add_product(machine, &mut out, inner, n, &shifted, e);
                 out.into()
             }
         }
@@ -197,10 +195,11 @@ impl Backend for Cpu {
     ) -> Result<(Words, Option<usize>), BackendError> {
         let n = self.len(shares[0]);
         let shares: Vec<_> = shares.iter().map(|share| checked(share, n)).collect();
+        let machine = Machine::best();
         let combine = |out: &mut [Fp61], row: &[Fp61], from: usize| {
             out.fill(Fp61::ZERO);
             for (k, share) in row.iter().zip(&shares) {
-                slice::add_scaled(out, *k, &share[from..from + out.len()]);
+                machine.add_scaled(out, *k, &share[from..from + out.len()]);
             }
         };
         let wrong = AtomicUsize::new(usize::MAX);

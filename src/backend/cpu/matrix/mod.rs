@@ -13,10 +13,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-pub(super) use self::portable::Portable;
+use self::portable::Portable;
+use super::machine::Machine;
 use super::pool::Wiped;
-#[cfg(target_arch = "x86_64")]
-use super::simd::{Avx2, Avx512};
 use crate::field::{Fp61, slice};
 
 /// Computes tiles of a product from panels of packed words.
@@ -46,7 +45,7 @@ const WIDTH: usize = 256;
 const TASK: usize = 1 << 21;
 
 /// out += x·y for `x` of `[m, k]`, `y` of `[k, n]`, `out` of `[m, n]`.
-pub fn add_product(out: &mut [Fp61], k: usize, n: usize, x: &[Fp61], y: &[Fp61]) {
+pub fn add_product(machine: Machine, out: &mut [Fp61], k: usize, n: usize, x: &[Fp61], y: &[Fp61]) {
     if out.is_empty() || k == 0 {
         return;
     }
@@ -55,13 +54,13 @@ pub fn add_product(out: &mut [Fp61], k: usize, n: usize, x: &[Fp61], y: &[Fp61])
         // A packed word would be used once.
         return product.add_vector(out);
     }
-    #[cfg(target_arch = "x86_64")]
-    if let Some(kernel) = Avx512::detect() {
-        return product.add(kernel, out);
-    } else if let Some(kernel) = Avx2::detect() {
-        return product.add(kernel, out);
+    match machine {
+        Machine::Plain => product.add(Portable, out),
+        #[cfg(target_arch = "x86_64")]
+        Machine::Avx2(kernel) => product.add(kernel, out),
+        #[cfg(target_arch = "x86_64")]
+        Machine::Avx512(kernel) => product.add(kernel, out),
     }
-    product.add(Portable, out);
 }
 
 /// The operands, row-major.

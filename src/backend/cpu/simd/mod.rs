@@ -8,11 +8,11 @@ mod lanes;
 mod matrix;
 
 /// The machine has AVX2.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Avx2(());
 
 /// The machine has AVX-512 (the foundation is enough).
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Avx512(());
 
 impl Avx2 {
