@@ -145,6 +145,24 @@ kernels! {
     }
 }
 
+impl Machine {
+    /// out = Σ k·x + constant, for terms of equal lengths.
+    ///
+    /// The first term is written and not added; whether there is a constant is
+    /// public, whatever it is.
+    pub fn combine<'a>(self, out: &mut [Fp61], terms: impl Iterator<Item = (Fp61, &'a [Fp61])>, constant: Fp61) {
+        let mut terms = terms.peekable();
+        match terms.next_if(|_| constant == Fp61::ZERO) {
+            Some((k, x)) => {
+                out.copy_from_slice(x);
+                self.scale(out, k);
+            }
+            None => out.fill(constant),
+        }
+        terms.for_each(|(k, x)| self.add_scaled(out, k, x));
+    }
+}
+
 /// A coefficient by how it is applied.
 ///
 /// Telling ±1 apart is a branch. Coefficients are public, or they are a MAC
@@ -194,6 +212,14 @@ mod tests {
                 prop_assert_eq!(run(&|o| machine.scale(o, k)), naive(&|[a, ..]| a * k));
                 for k in [k, Fp61::ONE, -Fp61::ONE, Fp61::ZERO] {
                     prop_assert_eq!(run(&|o| machine.add_scaled(o, k, &b)), naive(&|[a, b, ..]| a + k * b));
+                    for constant in [Fp61::ZERO, public] {
+                        let terms = || [(k, &*b), (wrap, &*c)].into_iter();
+                        prop_assert_eq!(
+                            run(&|o| machine.combine(o, terms(), constant)),
+                            naive(&|[_, b, c, ..]| k * b + wrap * c + constant)
+                        );
+                        prop_assert_eq!(run(&|o| machine.combine(o, [].into_iter(), constant)), naive(&|_| constant));
+                    }
                     prop_assert_eq!(
                         run(&|o| machine.beaver(o, &c, &d, &e, &a, &b, k)),
                         naive(&|[a, b, c, d, e]| c + d * b + a * e + k * d * e)

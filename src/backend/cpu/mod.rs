@@ -84,10 +84,8 @@ impl Backend for Cpu {
         build(n, 1, |first, out| {
             for (strip, out) in out.chunks_mut(STRIP).enumerate() {
                 let from = first + strip * STRIP;
-                out.fill(constant);
-                for (k, x) in &terms {
-                    machine.add_scaled(out, *k, &x[from..from + out.len()]);
-                }
+                let range = from..from + out.len();
+                machine.combine(out, terms.iter().map(|(k, x)| (*k, &x[range.clone()])), constant);
             }
         })
     }
@@ -197,10 +195,8 @@ impl Backend for Cpu {
         let shares: Vec<_> = shares.iter().map(|share| checked(share, n)).collect();
         let machine = Machine::best();
         let combine = |out: &mut [Fp61], row: &[Fp61], from: usize| {
-            out.fill(Fp61::ZERO);
-            for (k, share) in row.iter().zip(&shares) {
-                machine.add_scaled(out, *k, &share[from..from + out.len()]);
-            }
+            let range = from..from + out.len();
+            machine.combine(out, row.iter().zip(&shares).map(|(k, share)| (*k, &share[range.clone()])), Fp61::ZERO);
         };
         let wrong = AtomicUsize::new(usize::MAX);
         let opened = build(n, 1, |first, out| {
