@@ -83,6 +83,62 @@ fn comparisons_tell_every_neighbour_apart() {
     }
 }
 
+/// χ² of counts that should be equal.
+fn chi_square(counts: &[usize]) -> f64 {
+    let expected = counts.iter().sum::<usize>() as f64 / counts.len() as f64;
+    counts.iter().map(|count| (*count as f64 - expected).powi(2) / expected).sum()
+}
+
+#[test]
+fn random_values_are_uniform_and_never_the_same() {
+    let n = 6000;
+    for roster in rosters() {
+        let b = Builder::new();
+        b.output("bits", "alice", &b.random(Type::bit(), [n]));
+        let die = b.random(Type::int(-2..=3), [n]);
+        b.output("die", "alice", &die);
+        // A value used twice is one value.
+        b.output("nothing", "alice", &(&die - &die));
+        b.output("wide", "alice", &b.random(Type::int(-(1 << 59)..=(1 << 59) - 1), [n]));
+        b.output("real", "alice", &b.random(Type::fixed(-1.0..=1.0), [n]));
+        b.output("only", "alice", &b.random(Type::int(7..=7), [3]));
+        let (_, rolls) = b.repeat(3, &[], |b, _| (vec![], vec![b.random(Type::int(0..=999), [n])]));
+        b.output("rolls", "alice", &rolls[0]);
+        let program = b.finish().unwrap();
+        let cost = program.plan(roster).unwrap().cost();
+        let words = if roster.to_string().contains("SPDZ") { 2 } else { 1 };
+        assert_eq!((cost.rounds, cost.opened_words, cost.stream_words), (0, 0, words * (7 * n as u64 + 3)));
+        let run = || local::run(&program, roster, &[]).unwrap().outputs;
+        let (first, second) = (run(), run());
+
+        let counts = |values: &[f64], least: i64, k: usize| {
+            let mut counts = vec![0; k];
+            values.iter().for_each(|v| counts[(*v as i64 - least) as usize] += 1);
+            counts
+        };
+        // Each passes but once in some million runs.
+        assert!(chi_square(&counts(&first["bits"], 0, 2)) < 25.0, "{roster}");
+        assert!(chi_square(&counts(&first["die"], -2, 6)) < 40.0, "{roster}");
+        let eighths = |values: &[f64], scale: f64| values.iter().map(|v| (v * scale).floor()).collect::<Vec<_>>();
+        assert!(chi_square(&counts(&eighths(&first["wide"], 0.5f64.powi(57)), -4, 8)) < 45.0, "{roster}");
+        let real: Vec<f64> = first["real"].iter().map(|v| v.min(0.9999)).collect();
+        assert!(chi_square(&counts(&eighths(&real, 4.0), -4, 8)) < 45.0, "{roster}");
+        assert!(first["nothing"].iter().all(|v| *v == 0.0));
+        assert_eq!(first["only"], [7.0; 3]);
+        // Draws, jobs and iterations of a loop are independent: about as many meet as by chance.
+        let meet = |a: &[f64], b: &[f64]| a.iter().zip(b).filter(|(a, b)| a == b).count();
+        let rolls: Vec<_> = first["rolls"].chunks(n).chain(second["rolls"].chunks(n)).collect();
+        for (i, a) in rolls.iter().enumerate() {
+            assert!(chi_square(&counts(a, 0, 1000)) < 1250.0, "{roster}");
+            for b in &rolls[..i] {
+                assert!(meet(a, b) < 25, "{roster}");
+            }
+        }
+        assert_eq!(meet(&first["wide"], &second["wide"]), 0, "{roster}");
+        assert!((n / 2).abs_diff(meet(&first["bits"], &second["bits"])) < 220, "{roster}");
+    }
+}
+
 #[test]
 fn logic_is_its_truth_table() {
     let bits = [0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0];

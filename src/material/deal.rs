@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use super::{MaterialError, address, delta_words, input_address};
 use crate::backend::Backend;
 use crate::backend::cpu::{Cpu, Words};
-use crate::field::Fp61;
+use crate::field::{Fp61, P};
 use crate::keys::SecretKey;
 use crate::program::plan::{MaskRef, Material, MaterialId, Part, Plan};
 use crate::roster::Scheme;
@@ -263,6 +263,14 @@ impl Deal {
             }
             Material::Bit { n, .. } => self.known_bits(run.op, *n, first, out),
             Material::Layer { .. } => unreachable!("masks of a layer take no correction"),
+            Material::Uniform { size, .. } => {
+                // Two words for each, of the stream that no node draws.
+                let mut pairs = Zeroizing::new(vec![Fp61::ZERO; 2 * out.len()]);
+                self.uniform(run.op, 2 * first, &mut pairs);
+                for (x, pair) in out.iter_mut().zip(pairs.chunks_exact(2)) {
+                    *x = Fp61::reduce(below(*size, pair[0].word(), pair[1].word()));
+                }
+            }
         }
     }
 
@@ -333,6 +341,19 @@ impl Deal {
     }
 }
 
+/// ⌊size·u⌋ for u = (r + s/p)/p, where r and s are uniform in [0, p) and the size
+/// is at most 2^60. Of the p² pairs each integer has the same number, give or take
+/// one: the distance from uniform is below 2^−63. Without a branch.
+fn below(size: u64, r: u64, s: u64) -> u64 {
+    // ⌊x/p⌋ for x < 2^121: x = a·2^61 + b = a·p + (a + b), and a + b < 2p.
+    let over_p = |x: u128| {
+        let (a, b) = ((x >> 61) as u64, x as u64 & P);
+        a + ((a + b + 1) >> 61)
+    };
+    let product = |x: u64| u128::from(size) * u128::from(x);
+    over_p(product(r) + u128::from(over_p(product(s))))
+}
+
 /// The runs of an op in stream order, with their words.
 fn runs(plan: &Plan, op: usize) -> impl Iterator<Item = (Run, usize)> {
     let macs = plan.roster.scheme() == Scheme::Spdz;
@@ -377,7 +398,14 @@ fn check(plan: &Plan) -> Result<(), MaterialError> {
                     return Err(fault(format!("leaves {leaves:?}, bit {sign} or {quotient:?} lie outside of 61 bits")));
                 }
             }
-            Material::Mask { .. } | Material::Zero { .. } | Material::Bit { .. } | Material::Layer { .. } => {}
+            Material::Uniform { size, .. } if !(1..=1 << 60).contains(size) => {
+                return Err(fault(format!("its integers below {size} are none, or not below 2^60")));
+            }
+            Material::Mask { .. }
+            | Material::Zero { .. }
+            | Material::Uniform { .. }
+            | Material::Bit { .. }
+            | Material::Layer { .. } => {}
         }
         let packed = demand.material.packed_words() > 0;
         if packed && !plan.roster.packs_bits() {

@@ -66,6 +66,8 @@ fn every_kind(n: usize) -> Vec<Material> {
         Material::Bits { n, from: 0, shift: 31, digits: vec![4, 4, 4, 4, 4, 4, 4, 3] },
         Material::Bits { n, from: 0, shift: 5, digits: vec![2, 3] },
         Material::Bits { n, from: 16, shift: 26, digits: vec![4, 4, 2] },
+        Material::Uniform { n, size: 6 },
+        Material::Uniform { n, size: 1 << 60 },
     ]
 }
 
@@ -78,6 +80,14 @@ fn dealt(plan: &Plan, attempt: u32) -> Vec<Fp61> {
     let stream =
         SegmentStream::new(Arc::new(plan.clone()), dealer(plan.roster), owner(), place(plan), attempt).unwrap();
     words(stream, plan)
+}
+
+/// ⌊size·(r·p + s)/p²⌋ for pairs (r, s) of the stream at an op's own address.
+fn uniform_integers(dealer: &dyn Dealer, op: u32, n: usize, size: u64) -> Vec<Fp61> {
+    let words = dealer.uniform(address(MaterialId(op), Part::Value, 0), 2 * n);
+    let p = u128::from(P);
+    let wide = |x: Fp61| u128::from(size) * u128::from(x.word());
+    words.chunks(2).map(|pair| Fp61::reduce(((wide(pair[0]) + wide(pair[1]) / p) / p) as u64)).collect()
 }
 
 /// What every node draws, opened by all of them.
@@ -135,6 +145,12 @@ fn material_opens_right<S: Sharing<Backend = Cpu>>(nodes: &[S], n: usize) {
             }
             from += bits;
         }
+    }
+
+    for (op, size) in [(11, 6), (12, 1 << 60)] {
+        let drawn = part(op, Part::High);
+        assert_eq!(drawn, uniform_integers(&*dealer(roster), op, n, size));
+        assert!(drawn.iter().all(|x| x.word() < size));
     }
 
     // Inputs, and the other attempt's material, stand at addresses of their own.
@@ -322,6 +338,7 @@ fn one_shot(plan: &Plan) -> Vec<Fp61> {
                         })
                         .collect()
                 }
+                (Material::Uniform { size, .. }, _) => uniform_integers(&*dealer, op as u32, n, *size),
                 _ => Vec::new(),
             };
             out.extend(dealer.corrections(at(op, part), n, dealt.then_some(&values)));
@@ -361,7 +378,7 @@ fn headers_come_in_order_and_fit_their_bytes() {
 fn the_stream_is_frozen() {
     let plan = plan(Roster::spdz(2).unwrap(), every_kind(3), 1);
     let digest = |bytes: &[u8]| crate::keys::hex(blake3::hash(bytes).as_bytes());
-    insta::assert_snapshot!(digest(&encode_words(&dealt(&plan, 0))), @"61253d141186ad0edec50a39856b708d4d4a9dc0851d526f4f209336dc32adba");
+    insta::assert_snapshot!(digest(&encode_words(&dealt(&plan, 0))), @"7d2ee8c3e4ee64acadd310ff68b8bec43f0b2f346d36cc34be41de081cc5cabe");
     let input = input_corrections(&*dealer(plan.roster), &plan, 0, &[Fp61::ONE]).unwrap();
     insta::assert_snapshot!(digest(&encode_words(&input)), @"15dd2c49cf02e8589bbfb2c8afbbccbb75bdd3ed3633ff1648eed6791181dac1");
 }
@@ -400,6 +417,27 @@ fn what_cannot_be_dealt_is_refused() {
     assert_eq!(input(0, &[Fp61::ONE]), MaterialError::Input { name: "x".into(), found: 1, expected: 2 });
 }
 
+#[test]
+fn integers_below_a_size_are_floors_and_uniform() {
+    for size in [1u64, 2, 3, 6, 1000, (1 << 59) - 1, 1 << 60] {
+        let ends = [0, 1, 2, P / 2, P / 2 + 1, P - 2, P - 1];
+        // The pairs beside each border between two integers too.
+        let borders =
+            [1, 2, size / 2, size - 1].map(|v| (u128::from(v) * u128::from(P)).div_ceil(u128::from(size)) as u64);
+        let words: Vec<u64> =
+            borders.iter().flat_map(|b| [b.saturating_sub(1), *b]).chain(ends).filter(|w| *w < P).collect();
+        for (r, s) in words.iter().flat_map(|r| words.iter().map(move |s| (*r, *s))) {
+            let p = u128::from(P);
+            let low = u128::from(size) * u128::from(s);
+            let expected = (u128::from(size) * u128::from(r) + low / p) / p;
+            assert_eq!(u128::from(below(size, r, s)), expected, "{size}, {r}, {s}");
+        }
+        assert_eq!((below(size, 0, 0), below(size, P - 1, P - 1)), (0, size - 1));
+    }
+    let plan = plan(Roster::shamir(4, 1).unwrap(), vec![Material::Uniform { n: 1, size: 0 }], 1);
+    assert!(check(&plan).unwrap_err().to_string().contains("integers below 0"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     /// However the ops lie, the stream equals the one made in one piece.
@@ -416,6 +454,7 @@ proptest! {
             kinds.push(Material::Triple { dims: Dims::Elementwise(n), a: mask(first), b: mask(first + 1) });
             kinds.push(Material::Triple { dims: Dims::Matmul { m: 1, k: n, n: 1 }, a: mask(first), b: mask(first + 1) });
             kinds.push(Material::Bits { n, from: 0, shift: 20, digits: digits.clone() });
+            kinds.push(Material::Uniform { n, size: 1 + 3 * n as u64 });
         }
         let roster = if spdz { Roster::spdz(2).unwrap() } else { Roster::shamir(4, 1).unwrap() };
         let plan = plan(roster, kinds, 1);

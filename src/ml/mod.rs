@@ -131,6 +131,9 @@ mod tests {
             let carry = (self.0.word() >> (64 - bits)) as i64 + (x & ((1 << bits) - 1)) >= 1 << bits;
             (x >> bits) + i64::from(carry)
         }
+        fn random(&mut self, ty: Type) -> i64 {
+            self.0.any(ty)
+        }
     }
 
     /// Runs a program as nodes would, and fails if a value leaves its range.

@@ -96,6 +96,21 @@ impl Builder {
         self.shaped("constant", ty, shape.into(), Op::Constant { values: values.to_vec() })
     }
 
+    /// Secret random values, uniform over the whole range of a type, ends
+    /// included: bits with [`Type::bit`], a die with `Type::int(1..=6)`, multiples of
+    /// 2^−16 with [`Type::fixed`].
+    ///
+    /// No node knows them, nor do as many as the roster lets be corrupt together.
+    /// **The owner who deals can compute them**, like every mask of its job: they
+    /// hide things from readers and nodes, not from the owner. They are drawn anew
+    /// in each job and in each iteration of a `repeat`; a value that is used twice
+    /// is one value. Their distribution is less than 2^−63 away from uniform,
+    /// whatever the size of the range. No rounds and no openings: 8 bytes of
+    /// correction from the owner to each node for each value (16 with SPDZ).
+    pub fn random(&self, ty: Type, shape: impl Into<Vec<usize>>) -> Tensor {
+        self.shaped("random", ty, shape.into(), Op::Random)
+    }
+
     /// The tensors, at least one, joined along an axis.
     pub fn concat(&self, parts: &[&Tensor], axis: usize) -> Tensor {
         let fixed = parts.iter().find(|part| part.ty().fixed);
@@ -666,6 +681,8 @@ mod tests {
             (refused(|b| fixed(b, "x", &[2]).slice(0, 1..3)), "within axis 0"),
             (refused(|b| fixed(b, "x", &[2]).rescale(8) + fixed(b, "y", &[2])), "rescale one of them"),
             (refused(|b| b.concat(&[], 0)), "at least one tensor"),
+            (refused(|b| b.random(Type { lo: 2, ..Type::bit() }, [1])), "a range that is not empty"),
+            (refused(|b| b.random(Type::bit(), [0])), "none 0"),
             (refused(|_| fixed(&Builder::new(), "y", &[2])), "different builders"),
         ] {
             assert!(message.contains(words), "{message}");

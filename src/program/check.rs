@@ -4,7 +4,8 @@
 //! [`Program::from_bytes`](super::Program::from_bytes) replays foreign nodes
 //! through the same calls. Shapes and ranges are derived, never believed: a
 //! claimed signature is used only where nothing can be derived (an input's
-//! type, a constant's type, a declared range, the target of a reshape).
+//! type, a constant's or a random value's type, a declared range, the target of a
+//! reshape).
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -228,6 +229,10 @@ impl Checker {
                 }
                 Ok(claimed.clone())
             }
+            Op::Random => {
+                claimed.ty.check(name)?;
+                Ok(claimed.clone())
+            }
             Op::Add(a, b) => alike(name, get(a)?, get(b)?, Interval::add),
             Op::Sub(a, b) => alike(name, get(a)?, get(b)?, Interval::sub),
             Op::Neg(a) => ranged(name, &[get(a)?], get(a)?, Interval::point(0).sub(Interval::of(get(a)?.ty))),
@@ -401,6 +406,7 @@ impl Op {
             Op::Approximate { function, .. } => function.name(),
             Op::Declare { .. } => "declare",
             Op::Repeat { .. } => "repeat",
+            Op::Random => "random",
         }
     }
 }

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::error::ProgramError;
 use super::evaluate::{Arithmetic, evaluate};
 use super::graph::{Node, Op, Signature, Type, ValueId};
+use super::random::Choices;
 use super::serial::Program;
 use super::table::{Function, Table};
 use crate::field::Fp61;
@@ -110,14 +111,28 @@ impl Program {
     /// Computes the program on inputs given by name, row-major, in real
     /// arithmetic: no rounding to fractional bits, exact functions.
     ///
+    /// Random values are drawn anew, always the same ones for one program: they
+    /// tell nothing of those of a job.
+    ///
     /// Values outside declared ranges are reported, not refused. Inputs that
     /// are missing, unknown, of the wrong length, or hold a value that their
     /// type does not, are errors. Integers beyond 2^53 are rounded.
     pub fn dry_run(&self, inputs: &BTreeMap<String, Vec<f64>>) -> Result<DryRun, ProgramError> {
+        let mut choices = Choices(0);
+        self.dry_run_on(inputs, &mut |ty| choices.any(ty))
+    }
+
+    /// A dry run on random values as given, scaled, in the order in which the
+    /// program asks for them.
+    pub(crate) fn dry_run_on(
+        &self,
+        inputs: &BTreeMap<String, Vec<f64>>,
+        random: &mut dyn FnMut(Type) -> i64,
+    ) -> Result<DryRun, ProgramError> {
         refuse_huge(self.nodes())?;
         let words: Vec<Vec<f64>> = self.inputs_in_order(inputs)?.into_iter().map(<[f64]>::to_vec).collect();
         let seen = self.inputs().zip(&words).map(|((name, _, sig), values)| Seen::new(name, sig.ty, values)).collect();
-        let mut reals = Reals::default();
+        let mut reals = Reals { declarations: BTreeMap::new(), random };
         let outputs = evaluate(self, words, &mut reals);
         Ok(DryRun {
             outputs: self.outputs().iter().map(|output| output.name.clone()).zip(outputs).collect(),
@@ -154,15 +169,18 @@ fn refuse_huge(nodes: &[Node]) -> Result<(), ProgramError> {
     Ok(())
 }
 
-#[derive(Default)]
-struct Reals {
+struct Reals<'a> {
     declarations: BTreeMap<ValueId, Seen>,
+    random: &'a mut dyn FnMut(Type) -> i64,
 }
 
-impl Arithmetic for Reals {
+impl Arithmetic for Reals<'_> {
     type Word = f64;
     fn constant(&mut self, scaled: i64, ty: Type) -> f64 {
         scaled as f64 * ty.ulp()
+    }
+    fn random(&mut self, ty: Type) -> f64 {
+        (self.random)(ty) as f64 * ty.ulp()
     }
     fn add(&mut self, a: f64, b: f64) -> f64 {
         a + b

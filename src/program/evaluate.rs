@@ -13,6 +13,8 @@ pub(super) trait Arithmetic {
     /// One element.
     type Word: Copy;
     fn constant(&mut self, scaled: i64, ty: Type) -> Self::Word;
+    /// A value of the type, another one each time.
+    fn random(&mut self, ty: Type) -> Self::Word;
     fn add(&mut self, a: Self::Word, b: Self::Word) -> Self::Word;
     fn neg(&mut self, a: Self::Word) -> Self::Word;
     /// Σ a·b, truncated by `shift`.
@@ -103,6 +105,7 @@ impl<A: Arithmetic> Walk<'_, A> {
                 let words = (0..shape.len()).map(|i| values[i % values.len()]);
                 words.map(|v| self.arithmetic.constant(v, result.ty)).collect()
             }
+            Op::Random => (0..shape.len()).map(|_| self.arithmetic.random(result.ty)).collect(),
             Op::Add(a, b) => self.zip(*a, *b, |arithmetic, a, b| arithmetic.add(a, b)),
             Op::Sub(a, b) => self.zip(*a, *b, |arithmetic, a, b| {
                 let b = arithmetic.neg(b);

@@ -183,6 +183,9 @@ pub enum Op {
         /// what runs
         body: Block,
     },
+    /// Uniform values of the whole range of the claimed type, others each time
+    /// it is passed. No node knows them; the dealer can compute them.
+    Random,
 }
 
 /// A definition: an operation and the signatures of the values it defines

@@ -8,10 +8,12 @@ use super::graph::{Node, Type};
 use super::serial::Program;
 use super::table::{Function, Table};
 
-/// The place where a protocol may answer in more than one way.
+/// The places where a protocol may answer in more than one way.
 pub trait Rules {
     /// x / 2^bits for bits ≥ 1, rounded as the protocol rounds: the floor, or one more.
     fn truncate(&mut self, x: i64, bits: u8) -> i64;
+    /// A scaled value of the type, another one each time.
+    fn random(&mut self, ty: Type) -> i64;
 }
 
 /// What the trusted third party saw and answered.
@@ -52,6 +54,9 @@ impl<R: Rules> Arithmetic for Integers<'_, R> {
     type Word = i64;
     fn constant(&mut self, scaled: i64, _ty: Type) -> i64 {
         scaled
+    }
+    fn random(&mut self, ty: Type) -> i64 {
+        self.rules.random(ty)
     }
     fn add(&mut self, a: i64, b: i64) -> i64 {
         a.wrapping_add(b)

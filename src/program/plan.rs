@@ -203,7 +203,7 @@ impl Prim {
 pub enum Part {
     /// the mask, the product, or the zero sharing
     Value,
-    /// r >> shift
+    /// r >> shift, or an integer below a size
     High,
     /// bit 60 of r
     Msb,
@@ -251,6 +251,8 @@ pub enum Material {
     Bit { rows: usize, n: usize },
     /// masks of so many packed words of products.
     Layer { words: usize },
+    /// n integers, uniform below `size`, which is at most 2^60.
+    Uniform { n: usize, size: u64 },
 }
 
 /// A mask seen through views, applied first to last.
@@ -281,6 +283,7 @@ impl Material {
             // The rows are uniform and take no correction.
             Material::Bit { rows, n } => vec![(Part::Value, rows * n, true)],
             Material::Triple { dims, .. } => vec![(Part::Value, dims.lens().2, true)],
+            Material::Uniform { n, .. } => vec![(Part::High, *n, true)],
             Material::Bits { n, from, digits, .. } => {
                 let mut parts = vec![(Part::Value, *n, false), (Part::High, *n, true), (Part::Msb, *n, true)];
                 parts.extend(digits.iter().enumerate().map(|(i, b)| (Part::Digit(i as u8), n << b, true)));

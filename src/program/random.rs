@@ -34,8 +34,12 @@ impl Choices {
             0 => ty.lo,
             1 => ty.hi,
             2 => 0i64.clamp(ty.lo, ty.hi),
-            _ => (i128::from(ty.lo) + i128::from(self.word()) % (i128::from(ty.hi) - i128::from(ty.lo) + 1)) as i64,
+            _ => self.any(ty),
         }
+    }
+    /// A scaled value of a type, each as often as the others.
+    pub fn any(&mut self, ty: Type) -> i64 {
+        (i128::from(ty.lo) + i128::from(self.word()) % (i128::from(ty.hi) - i128::from(ty.lo) + 1)) as i64
     }
 }
 
@@ -137,7 +141,7 @@ impl Writer {
     }
 
     fn operation(&mut self, pool: &[Tensor]) -> Tensor {
-        match self.choices.below(29) {
+        match self.choices.below(30) {
             0 => self.small(pool).rescale(16) + self.fixed(pool).sum_all(),
             1 => self.integer(pool).sum_all() - self.integer(pool),
             2 => -self.small(pool),
@@ -223,6 +227,10 @@ impl Writer {
                     _ => x.max_along(0),
                 }
             }
+            29 => {
+                let types = [Type::bit(), Type::int(-3..=5), Type::fixed(-1.0..=1.0)];
+                self.b.random(types[self.choices.below(3)], [2])
+            }
             21 => {
                 let x = self.fixed(pool);
                 let bound = self.b.constant(&[1.0], Type::fixed(1.0..=1.0), []);
@@ -285,6 +293,9 @@ mod tests {
         fn truncate(&mut self, x: i64, bits: u8) -> i64 {
             (x >> bits) + self.0.below(2) as i64
         }
+        fn random(&mut self, ty: Type) -> i64 {
+            self.0.value(ty)
+        }
     }
 
     fn operations(nodes: &[Node], names: &mut BTreeSet<&'static str>) {
@@ -302,7 +313,7 @@ mod tests {
         for seed in 0..100 {
             operations(program(seed, 12).nodes(), &mut names);
         }
-        assert_eq!(names.len(), 26, "{names:?}");
+        assert_eq!(names.len(), 27, "{names:?}");
     }
 
     #[test]

@@ -196,9 +196,19 @@ mod tests {
     }
 
     #[test]
+    fn the_digest_of_random_values_is_frozen() {
+        let b = Builder::new();
+        b.output("die", "alice", &b.random(Type::int(1..=6), [2, 3]));
+        let program = b.finish().unwrap();
+        assert_eq!(Program::from_bytes(&program.to_bytes()).unwrap(), program);
+        let hex = program.digest().map(|byte| format!("{byte:02x}")).concat();
+        insta::assert_snapshot!(hex, @"d610c80d9476fe0fd0335d7e57f00f52fbabab38ce8c44b5d3c8175fb6a879c6");
+    }
+
+    #[test]
     fn deep_nesting_and_long_lengths_are_refused_without_cost() {
-        // a chain of repeats, each the only node of the one before: tag 19 is `Repeat`
-        let level = [0, 0, 19, 1, 0, 0, 0, 1];
+        // a chain of repeats, each the only node of the one before: tag 21 is `Repeat`
+        let level = [0, 0, 21, 1, 0, 0, 0, 1];
         let mut bytes = MAGIC.to_vec();
         bytes.push(1);
         for _ in 0..1_000_000 {
@@ -206,6 +216,8 @@ mod tests {
         }
         let message = Program::from_bytes(&bytes).unwrap_err().to_string();
         assert!(message.contains("not a program"), "{message}");
+        // Refused by the cap on nesting, not because it reads as something else.
+        let Op::Repeat { .. } = small().nodes.pop().unwrap().op else { panic!("the last node is the repeat") };
         for bytes in [&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01][..], &[0xff; 9], &[]] {
             assert!(Program::from_bytes(&[MAGIC, bytes].concat()).is_err());
         }

@@ -8,7 +8,7 @@ use crate::backend::cpu::{Cpu, Words};
 use crate::backend::{Backend, Device};
 use crate::field::Fp61;
 use crate::program::plan::{Material, MaterialId, Part, Plan, Prim, Pub, Reg, Sec};
-use crate::program::{Comparisons, Planning, random};
+use crate::program::{Comparisons, Planning, Type, random};
 use crate::roster::Roster;
 use crate::sharing::{Dealer, packed};
 use crate::tensor::{Dims, View};
@@ -23,11 +23,20 @@ struct Ideal<'a> {
     bits: BTreeMap<u32, Vec<bool>>,
 }
 
-/// The outputs of a plan on inputs in the clear.
-fn ideal(plan: &Plan, dealer: &dyn Dealer, inputs: &[Vec<Fp61>]) -> Vec<Vec<Fp61>> {
+/// The outputs of a plan on inputs in the clear, and the random integers that
+/// it drew, in its order.
+fn ideal(plan: &Plan, dealer: &dyn Dealer, inputs: &[Vec<Fp61>]) -> (Vec<Vec<Fp61>>, Vec<Fp61>) {
     let mut ideal = Ideal { plan, dealer, secrets: BTreeMap::new(), publics: BTreeMap::new(), bits: BTreeMap::new() };
     plan.prims.iter().for_each(|prim| ideal.step(prim, inputs));
-    plan.outputs.iter().map(|o| Cpu.read(ideal.sec(o.value)).unwrap().to_vec()).collect()
+    let random = plan.prims.iter().filter_map(|prim| match prim {
+        Prim::Draw { material, out, .. } => {
+            let uniform = matches!(plan.material[material.0 as usize].material, Material::Uniform { .. });
+            uniform.then(|| Cpu.read(ideal.sec(*out)).unwrap().to_vec())
+        }
+        _ => None,
+    });
+    let random = random.flatten().collect();
+    (plan.outputs.iter().map(|o| Cpu.read(ideal.sec(o.value)).unwrap().to_vec()).collect(), random)
 }
 
 impl Ideal<'_> {
@@ -282,6 +291,12 @@ impl Ideal<'_> {
                 };
                 Cpu.read(&Cpu.product(*dims, &mask(a), &mask(b), None)).unwrap().to_vec()
             }
+            Material::Uniform { n, size } => {
+                let p = u128::from(crate::field::P);
+                let times = |x: &Fp61| u128::from(*size) * u128::from(x.word());
+                let integer = |pair: &[Fp61]| (times(&pair[0]) + times(&pair[1]) / p) / p;
+                uniform(id, 2 * n).chunks(2).map(|pair| Fp61::reduce(integer(pair) as u64)).collect()
+            }
             Material::Bits { n, from, shift, digits } => {
                 let r: Vec<u64> = uniform(id, *n).iter().map(|r| r.word()).collect();
                 let digit = |r: u64, i: usize| {
@@ -348,10 +363,13 @@ fn equals_the_ideal(device: &Device, rosters: &[(Roster, Planning)], programs: u
             let outputs = world.outputs();
             let words: Vec<_> = program.encode_inputs(&inputs).unwrap().iter().map(|w| w.to_vec()).collect();
             let plan = world.job.plan();
-            let expected = ideal(plan, world.job.dealer(), &words);
+            let (expected, random) = ideal(plan, world.job.dealer(), &words);
             assert!(outputs == expected, "{roster}, seed {seed}: the engine and the ideal differ");
 
-            let real = program.dry_run(&inputs).unwrap();
+            let mut random = random.into_iter();
+            let mut draw = |ty: Type| ty.lo + random.next().unwrap().word() as i64;
+            let real = program.dry_run_on(&inputs, &mut draw).unwrap();
+            assert_eq!(random.len(), 0);
             if !real.holds() {
                 continue;
             }

@@ -235,6 +235,7 @@ impl Lowering {
                 self.room_for_constant(values.len())?;
                 (self.constant(values, len), half_ulp(sig.ty))
             }
+            Op::Random => (Value::Secret(self.random(sig.ty, len)), 0.0),
             Op::Add(a, b) => match self.sum_with_product(node.first, *a, *b, Fp61::ONE)? {
                 None => match self.sum_with_product(node.first, *b, *a, Fp61::ONE)? {
                     None => self.sum_of(*a, *b, Fp61::ONE, len)?,
@@ -403,6 +404,14 @@ impl Lowering {
         let out = self.sec(n as usize);
         self.prims.push(Prim::Input { input, out });
         out
+    }
+
+    /// Dealt uniform integers from 0 on, moved to where the range begins.
+    fn random(&mut self, ty: Type, n: usize) -> Sec {
+        let size = (ty.hi - ty.lo) as u64 + 1;
+        let material = self.add_material(Material::Uniform { n, size });
+        let drawn = self.draw(material, Part::High);
+        self.linear(n, &[(Fp61::ONE, Value::Secret(drawn))], Fp61::from_i64(ty.lo))
     }
 
     fn constant(&mut self, values: &[i64], len: usize) -> Value {
@@ -675,7 +684,7 @@ fn count_uses(nodes: &[Node], uses: &mut HashMap<ValueId, usize>) {
     let mut add = |ids: &[ValueId]| ids.iter().for_each(|id| *uses.entry(*id).or_default() += 1);
     for node in nodes {
         match &node.op {
-            Op::Input { .. } | Op::Constant { .. } => {}
+            Op::Input { .. } | Op::Constant { .. } | Op::Random => {}
             Op::Add(a, b) | Op::Sub(a, b) | Op::Mul(a, b) | Op::MatMul(a, b) => add(&[*a, *b]),
             Op::Neg(x) | Op::Transpose(x) | Op::Reshape(x) | Op::Broadcast(x) => add(&[*x]),
             Op::AtLeast { x, .. } | Op::Between { x, .. } => add(&[*x]),
