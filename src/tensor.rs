@@ -69,6 +69,87 @@ impl std::fmt::Display for Shape {
     }
 }
 
+/// Where a window of a convolution or a pool may lie on an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Window {
+    /// rows and columns of the window
+    pub size: [usize; 2],
+    /// how far windows are apart
+    pub stride: [usize; 2],
+    /// zeros around the image: above, left, below, right
+    pub padding: [usize; 4],
+}
+
+impl Window {
+    /// A square window that moves by its own size, as pools do.
+    pub fn tiles(size: usize) -> Self {
+        Self { size: [size; 2], stride: [size; 2], padding: [0; 4] }
+    }
+    /// A square window that moves by one, with as many zeros all around as given.
+    pub fn sliding(size: usize, padding: usize) -> Self {
+        Self { size: [size; 2], stride: [1; 2], padding: [padding; 4] }
+    }
+
+    /// How many places it has on an image, by rows and columns.
+    pub fn places(&self, rows: usize, columns: usize) -> [usize; 2] {
+        let [top, left, bottom, right] = self.padding;
+        let along = |length: usize, around: usize, i: usize| {
+            let spare = length.saturating_add(around).saturating_sub(self.size[i]);
+            (spare / self.stride[i].max(1)).saturating_add(1)
+        };
+        [along(rows, top.saturating_add(bottom), 0), along(columns, left.saturating_add(right), 1)]
+    }
+
+    /// Whether it has words, moves, and fits on an image whose words and zeros
+    /// a shape can hold.
+    pub fn fits(&self, rows: usize, columns: usize) -> bool {
+        let [top, left, bottom, right] = self.padding;
+        let along = |length: usize, before: usize, after: usize, i: usize| {
+            let all = length.checked_add(before).and_then(|v| v.checked_add(after));
+            let within = all.is_some_and(|all| self.size[i] <= all && all <= MAX_ELEMENTS);
+            within && self.size[i] > 0 && (1..=MAX_ELEMENTS).contains(&self.stride[i])
+        };
+        along(rows, top, bottom, 0) && along(columns, left, right, 1)
+    }
+}
+
+/// A window at all its places on a batch of images `[batch, channels, rows,
+/// columns]`; it must [fit](Window::fits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Patches {
+    /// how many images
+    pub batch: usize,
+    /// planes of each
+    pub channels: usize,
+    /// rows of a plane
+    pub rows: usize,
+    /// columns of a plane
+    pub columns: usize,
+    /// what lies on them
+    pub window: Window,
+}
+
+impl Patches {
+    /// The dimensions of the result: `[batch, places, channels · words of the window]`.
+    pub fn dims(&self) -> [usize; 3] {
+        let [down, across] = self.window.places(self.rows, self.columns);
+        [self.batch, down * across, self.channels * self.window.size[0] * self.window.size[1]]
+    }
+    /// Which word of the images is number `i` of the result; none for a zero around them.
+    pub fn source(&self, i: usize) -> Option<usize> {
+        let Self { channels, rows, columns, window: Window { size, stride, padding }, .. } = *self;
+        let [down, across] = self.window.places(rows, columns);
+        let (dx, i) = (i % size[1], i / size[1]);
+        let (dy, i) = (i % size[0], i / size[0]);
+        let (channel, i) = (i % channels, i / channels);
+        let (column, i) = (i % across, i / across);
+        let (row, image) = (i % down, i / down);
+        let y = (row * stride[0] + dy).checked_sub(padding[0]).filter(|y| *y < rows)?;
+        let x = (column * stride[1] + dx).checked_sub(padding[1]).filter(|x| *x < columns)?;
+        Some(((image * channels + channel) * rows + y) * columns + x)
+    }
+}
+
 /// A linear index map from one or several dense tensors to one.
 ///
 /// Every view sees its input as a three-level nest and is described by plain
@@ -124,6 +205,9 @@ pub enum View {
         /// words per step of the axis
         inner: usize,
     },
+    /// The words under a window at each of its places, place by place, each
+    /// channel by channel; zeros where it reaches beyond the image.
+    Patches(Patches),
 }
 
 impl View {
@@ -134,6 +218,7 @@ impl View {
             View::Slice { outer, axis, inner, .. } | View::Sum { outer, axis, inner } => vec![outer * axis * inner],
             View::Repeat { outer, inner, .. } => vec![outer * inner],
             View::Concat { outer, axes, inner } => axes.iter().map(|a| outer * a * inner).collect(),
+            View::Patches(p) => vec![p.batch * p.channels * p.rows * p.columns],
         }
     }
     /// Whether the result is its only input as it stands.
@@ -144,6 +229,10 @@ impl View {
             View::Repeat { times, .. } => times == 1,
             View::Sum { axis, .. } => axis == 1,
             View::Concat { ref axes, .. } => axes.len() == 1,
+            View::Patches(Patches { channels, rows, columns, window, .. }) => {
+                let (word, whole) = (channels == 1 && window.size == [1, 1], window.size == [rows, columns]);
+                window.padding == [0; 4] && (word && window.stride == [1, 1] || whole)
+            }
         }
     }
     /// The number of words of the result.
@@ -154,6 +243,7 @@ impl View {
             View::Repeat { outer, times, inner } => outer * times * inner,
             View::Sum { outer, inner, .. } => outer * inner,
             View::Concat { outer, axes, inner } => outer * axes.iter().sum::<usize>() * inner,
+            View::Patches(p) => p.dims().iter().product(),
         }
     }
 }

@@ -4,7 +4,7 @@
 use super::Backend;
 use crate::field::{Fp61, P};
 use crate::prg::{Address, Domain, PrgKey, Stream};
-use crate::tensor::{Dims, View};
+use crate::tensor::{Dims, Patches, View, Window};
 
 /// Lengths around the sizes of lanes, strips and tasks.
 const LENGTHS: [usize; 9] = [0, 1, 2, 63, 64, 65, 257, 513, 100_003];
@@ -208,9 +208,52 @@ fn views<B: Backend>(b: &B) {
         equal(&format!("{view:?}"), b, &b.view(&view, &[&parts[0], &parts[1], &parts[2]]), &joined);
         check(View::Concat { outer, axes: vec![axis], inner }, x.clone());
     }
+    patches(b);
     let most = vec![top(); 100_003];
     let sum = b.view(&View::Sum { outer: 1, axis: most.len(), inner: 1 }, &[&b.load(most)]);
     equal("a sum of words p − 1", b, &sum, &[Fp61::from_i64(-100_003)]);
+}
+
+fn patches<B: Backend>(b: &B) {
+    let tall = Window { size: [4, 1], stride: [3, 2], padding: [3, 0, 1, 0] };
+    let wide = Window { size: [1, 5], stride: [2, 7], padding: [0, 4, 2, 9] };
+    let far = Window { size: [2, 2], stride: [1, 1], padding: [3, 2, 2, 3] };
+    let cases = [
+        (1, 1, 1, 1, Window::tiles(1)),
+        (3, 1, 4, 5, Window::tiles(1)),
+        (2, 3, 4, 5, Window::tiles(1)),
+        (2, 3, 4, 5, Window { size: [4, 5], ..Window::tiles(1) }),
+        (2, 3, 5, 6, Window::sliding(3, 1)),
+        (2, 3, 5, 6, Window::sliding(3, 0)),
+        (2, 3, 5, 6, Window::tiles(2)),
+        (1, 2, 9, 4, tall),
+        (3, 2, 4, 9, wide),
+        (2, 2, 3, 1, far),
+        (2, 1, 28, 28, Window::sliding(5, 2)),
+        (1, 1, 130, 70, Window { stride: [2, 1], ..Window::sliding(3, 1) }),
+        (4, 20, 12, 12, Window::sliding(3, 1)),
+    ];
+    for (batch, channels, rows, columns, window) in cases {
+        let x = random(batch * channels * rows * columns, 14);
+        let [down, across] = window.places(rows, columns);
+        let mut expected = Vec::new();
+        for (image, row, column) in
+            (0..batch * down * across).map(|i| (i / (down * across), i / across % down, i % across))
+        {
+            for (channel, dy) in (0..channels * window.size[0]).map(|i| (i / window.size[0], i % window.size[0])) {
+                for dx in 0..window.size[1] {
+                    let y = (row * window.stride[0] + dy) as isize - window.padding[0] as isize;
+                    let at = (column * window.stride[1] + dx) as isize - window.padding[1] as isize;
+                    let inside = (0..rows as isize).contains(&y) && (0..columns as isize).contains(&at);
+                    let plane = (image * channels + channel) * rows * columns;
+                    let word = if inside { x[plane + y as usize * columns + at as usize] } else { Fp61::ZERO };
+                    expected.push(word);
+                }
+            }
+        }
+        let view = View::Patches(Patches { batch, channels, rows, columns, window });
+        equal(&format!("{view:?}"), b, &b.view(&view, &[&b.load(x)]), &expected);
+    }
 }
 
 fn expand<B: Backend>(b: &B) {

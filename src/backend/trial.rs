@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Backend, BackendError};
 use crate::field::Fp61;
 use crate::prg::{Address, Domain, PrgKey, Stream};
-use crate::tensor::{Dims, View};
+use crate::tensor::{Dims, Patches, View};
 
 /// One kernel on operands that are resident already.
 pub struct Trial<B: Backend> {
@@ -87,6 +87,9 @@ pub fn all<B: Backend>(backend: &B, n: usize, side: usize) -> Vec<Trial<B>> {
     let turn = View::Transpose { outer: 1, rows, cols };
     trial!("transpose", moved as u64, 16 * moved as u64, |on; matrix| on.view(&turn, &[&matrix]));
     let sum = View::Sum { outer: 1, axis: rows, inner: cols };
+    let window = crate::tensor::Window::sliding(3, 1);
+    let under = View::Patches(Patches { batch: 1, channels: 1, rows, columns: cols, window });
+    trial!("windows of 3 by 3", 9 * moved as u64, 80 * moved as u64, |on; matrix| on.view(&under, &[&matrix]));
     trial!("sum of rows", moved as u64, 8 * moved as u64, |on; matrix| on.view(&sum, &[&matrix]));
     trial!("expansion, 1 stream", wide, 8 * wide, |on;| on.expand(n, &[(one, stream(1))], None));
     let three = [0, 1, 2].map(|i| (k[i], stream(i as u32)));

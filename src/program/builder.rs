@@ -28,7 +28,7 @@ use super::error::ProgramError;
 use super::graph::{Op, Signature, Type, ValueId};
 use super::serial::Program;
 use super::types::BOUND;
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Window};
 
 /// Records a program. Clones record into the same program.
 #[derive(Clone)]
@@ -295,6 +295,12 @@ impl Tensor {
     /// The indices of a range along an axis.
     pub fn slice(&self, axis: usize, range: Range<usize>) -> Tensor {
         self.one(|x| Op::Slice { x, axis, start: range.start, end: range.end })
+    }
+    /// The words under a window at each of its places on images `[batch,
+    /// channels, rows, columns]`, zeros beyond them: `[batch, places, channels ·
+    /// words of the window]`, as convolutions and pools take them. Local.
+    pub fn patches(&self, window: Window) -> Tensor {
+        self.one(|x| Op::Patches { x, window })
     }
     /// The sum over an axis, which is removed.
     pub fn sum(&self, axis: usize) -> Tensor {
@@ -681,6 +687,11 @@ mod tests {
             (refused(|b| fixed(b, "x", &[2]).slice(0, 1..3)), "within axis 0"),
             (refused(|b| fixed(b, "x", &[2]).rescale(8) + fixed(b, "y", &[2])), "rescale one of them"),
             (refused(|b| b.concat(&[], 0)), "at least one tensor"),
+            (refused(|b| fixed(b, "x", &[2, 3]).patches(Window::tiles(1))), "[batch, channels, rows, columns]"),
+            (refused(|b| fixed(b, "x", &[1, 1, 2, 2]).patches(Window::tiles(0))), "a window with words"),
+            (refused(|b| fixed(b, "x", &[1, 1, 2, 2]).patches(Window::tiles(3))), "that moves and fits"),
+            (refused(|b| fixed(b, "x", &[1, 1, 2, 2]).patches(Window::sliding(1, usize::MAX))), "that moves and fits"),
+            (refused(|b| fixed(b, "x", &[1, 1, 2, 2]).patches(Window::sliding(1, 1 << 28))), "a usable result"),
             (refused(|b| b.random(Type { lo: 2, ..Type::bit() }, [1])), "a range that is not empty"),
             (refused(|b| b.random(Type::bit(), [0])), "none 0"),
             (refused(|_| fixed(&Builder::new(), "y", &[2])), "different builders"),

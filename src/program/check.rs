@@ -233,6 +233,22 @@ impl Checker {
                 claimed.ty.check(name)?;
                 Ok(claimed.clone())
             }
+            Op::Patches { x, window } => {
+                let x = get(x)?;
+                let &[batch, channels, rows, columns] = x.shape.dims() else {
+                    return refuse(name, &[x], "[batch, channels, rows, columns]");
+                };
+                if !window.fits(rows, columns) {
+                    return refuse(name, &[x], format!("a window with words that moves and fits, found {window:?}"));
+                }
+                let [down, across] = window.places(rows, columns);
+                let words =
+                    [channels, window.size[0], window.size[1]].iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+                let dims = vec![batch, down.saturating_mul(across), words.unwrap_or(usize::MAX)];
+                let zero = if window.padding == [0; 4] { Interval::of(x.ty) } else { Interval::point(0) };
+                let all = Interval::of(x.ty).hull(zero);
+                ranged(name, &[x], &Signature { ty: x.ty, shape: stacked(name, x, dims)? }, all)
+            }
             Op::Add(a, b) => alike(name, get(a)?, get(b)?, Interval::add),
             Op::Sub(a, b) => alike(name, get(a)?, get(b)?, Interval::sub),
             Op::Neg(a) => ranged(name, &[get(a)?], get(a)?, Interval::point(0).sub(Interval::of(get(a)?.ty))),
@@ -407,6 +423,7 @@ impl Op {
             Op::Declare { .. } => "declare",
             Op::Repeat { .. } => "repeat",
             Op::Random => "random",
+            Op::Patches { .. } => "patches",
         }
     }
 }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::graph::{Block, Node, Op, Signature, Type, ValueId};
 use super::serial::Program;
 use super::table::{Function, Table};
+use crate::tensor::{Patches, Shape, Window};
 
 /// What a walk computes with, element by element.
 pub(super) trait Arithmetic {
@@ -106,6 +107,12 @@ impl<A: Arithmetic> Walk<'_, A> {
                 words.map(|v| self.arithmetic.constant(v, result.ty)).collect()
             }
             Op::Random => (0..shape.len()).map(|_| self.arithmetic.random(result.ty)).collect(),
+            Op::Patches { x, window } => {
+                let patches = patches(&self.signatures[x.0 as usize].shape, *window);
+                let zero = self.arithmetic.constant(0, result.ty);
+                let x = self.words(*x);
+                (0..shape.len()).map(|i| patches.source(i).map_or(zero, |at| x[at])).collect()
+            }
             Op::Add(a, b) => self.zip(*a, *b, |arithmetic, a, b| arithmetic.add(a, b)),
             Op::Sub(a, b) => self.zip(*a, *b, |arithmetic, a, b| {
                 let b = arithmetic.neg(b);
@@ -226,6 +233,12 @@ impl<A: Arithmetic> Walk<'_, A> {
         let dims = self.signatures[x.0 as usize].shape.dims();
         (dims[..axis].iter().product(), dims[axis], dims[axis + 1..].iter().product())
     }
+}
+
+/// A window on images of a checked shape.
+pub(super) fn patches(images: &Shape, window: Window) -> Patches {
+    let [batch, channels, rows, columns] = *images.dims() else { unreachable!("images have four axes") };
+    Patches { batch, channels, rows, columns, window }
 }
 
 /// Where element `i` of a tensor of dimensions `to` comes from.

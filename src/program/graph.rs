@@ -10,7 +10,7 @@ use std::cell::Cell;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::table::{Function, Table};
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Window};
 
 /// The deepest nesting of [`Op::Repeat`]. Decoding stops there, so that no
 /// bytes can exhaust the stack.
@@ -186,6 +186,14 @@ pub enum Op {
     /// Uniform values of the whole range of the claimed type, others each time
     /// it is passed. No node knows them; the dealer can compute them.
     Random,
+    /// The words under a window at each place on images `[batch, channels, rows,
+    /// columns]`, zeros beyond them: `[batch, places, channels · words of the window]`.
+    Patches {
+        /// the images
+        x: ValueId,
+        /// where it lies
+        window: Window,
+    },
 }
 
 /// A definition: an operation and the signatures of the values it defines

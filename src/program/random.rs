@@ -10,6 +10,7 @@ use super::builder::{Builder, Tensor};
 use super::graph::{Signature, Type};
 use super::serial::Program;
 use super::table::Function;
+use crate::tensor::Window;
 
 /// A generator of small numbers: splitmix64 (Steele, Lea, Flood, OOPSLA 2014).
 /// Fit for choosing tests, not for secrets.
@@ -141,7 +142,7 @@ impl Writer {
     }
 
     fn operation(&mut self, pool: &[Tensor]) -> Tensor {
-        match self.choices.below(30) {
+        match self.choices.below(31) {
             0 => self.small(pool).rescale(16) + self.fixed(pool).sum_all(),
             1 => self.integer(pool).sum_all() - self.integer(pool),
             2 => -self.small(pool),
@@ -231,6 +232,12 @@ impl Writer {
                 let types = [Type::bit(), Type::int(-3..=5), Type::fixed(-1.0..=1.0)];
                 self.b.random(types[self.choices.below(3)], [2])
             }
+            30 => {
+                let x = self.small(pool);
+                let size = [1 + self.choices.below(2), 1 + self.choices.below(3)];
+                let window = Window { size, stride: [1 + self.choices.below(2), 2], padding: [0, 1, 1, 0] };
+                self.flat(&x, 12).reshape([2, 1, 2, 3]).patches(window).slice(2, 0..1)
+            }
             21 => {
                 let x = self.fixed(pool);
                 let bound = self.b.constant(&[1.0], Type::fixed(1.0..=1.0), []);
@@ -313,7 +320,7 @@ mod tests {
         for seed in 0..100 {
             operations(program(seed, 12).nodes(), &mut names);
         }
-        assert_eq!(names.len(), 27, "{names:?}");
+        assert_eq!(names.len(), 28, "{names:?}");
     }
 
     #[test]

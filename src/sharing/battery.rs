@@ -11,7 +11,7 @@ use crate::backend::{Backend, cpu::Cpu};
 use crate::field::Fp61;
 use crate::prg::{Address, Domain, PrgKey};
 use crate::roster::{Degree, Roster, Slot};
-use crate::tensor::{Dims, View};
+use crate::tensor::{Dims, Patches, View, Window};
 
 pub(super) type Words = <Cpu as Backend>::Words;
 pub(super) type Shares<S> = Vec<<S as Sharing>::Secret>;
@@ -174,6 +174,7 @@ fn views<S: Sharing<Backend = Cpu>>(world: &mut World<S>) {
         View::Repeat { outer: 3, times: 2, inner: 4 },
         View::Sum { outer: 2, axis: 3, inner: 2 },
         View::Concat { outer: 2, axes: vec![1, 2], inner: 3 },
+        View::Patches(Patches { batch: 2, channels: 2, rows: 3, columns: 2, window: Window::sliding(2, 1) }),
     ];
     for view in views {
         let inputs: Vec<_> = view.input_lens().into_iter().map(|n| world.words(n)).collect();

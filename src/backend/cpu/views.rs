@@ -2,7 +2,7 @@
 
 use super::{Words, build, checked};
 use crate::field::{Fp61, slice};
-use crate::tensor::View;
+use crate::tensor::{Patches, View};
 
 /// Columns of a transposition that are read together: one cache line.
 const LINE: usize = 8;
@@ -39,6 +39,14 @@ pub fn apply(view: &View, inputs: &[&Words]) -> Words {
                 sum(out, &slices[0][outer * block..][..block]);
             }
         }),
+        View::Patches(ref patches) => {
+            let [_, places, block] = patches.dims();
+            build(n, block, |first, out| {
+                for (i, out) in (first / block..).zip(out.chunks_exact_mut(block)) {
+                    patch(out, slices[0], patches, i / places, i % places);
+                }
+            })
+        }
         View::Concat { ref axes, inner, .. } => {
             let block = axes.iter().sum::<usize>() * inner;
             build(n, block, |first, out| {
@@ -68,6 +76,26 @@ fn transpose(out: &mut [Fp61], x: &[Fp61], rows: usize, cols: usize, first: usiz
             }
         }
         (row, out) = (row + count, rest);
+    }
+}
+
+/// The words under the window at one place of one image; `out` holds zeros.
+fn patch(out: &mut [Fp61], x: &[Fp61], patches: &Patches, image: usize, place: usize) {
+    let Patches { channels, rows, columns, window, .. } = *patches;
+    let [height, width] = window.size;
+    let [_, across] = window.places(rows, columns);
+    // The part of each row that lies on the image, counted from the window's left.
+    let left = place % across * window.stride[1];
+    let from = window.padding[1].saturating_sub(left).min(width);
+    let until = (columns + window.padding[1]).saturating_sub(left).min(width).max(from);
+    let start = left + from - window.padding[1].min(left + from);
+    let top = place / across * window.stride[0];
+    for (i, out) in out.chunks_exact_mut(width).enumerate() {
+        let (channel, y) = (i / height, top + i % height);
+        if (window.padding[0]..rows + window.padding[0]).contains(&y) && from < until {
+            let row = (image * channels + channel) * rows + y - window.padding[0];
+            out[from..until].copy_from_slice(&x[row * columns + start..][..until - from]);
+        }
     }
 }
 

@@ -27,6 +27,8 @@ pub enum Kernel {
     Beaver,
     /// strided moves
     Copy,
+    /// words under a window
+    Patches,
     /// sums over an axis
     Sum,
     /// a vector times a matrix
@@ -56,6 +58,7 @@ impl Kernel {
             Self::Product { .. } => "product",
             Self::Beaver => "beaver",
             Self::Copy => "copy",
+            Self::Patches => "patches",
             Self::Sum => "sum",
             Self::Matvec => "matvec",
             Self::Expand { .. } => "expand",
@@ -73,6 +76,7 @@ impl Kernel {
             Self::Product { .. } => include_str!("../../../shaders/product.wgsl"),
             Self::Beaver => include_str!("../../../shaders/beaver.wgsl"),
             Self::Copy => include_str!("../../../shaders/copy.wgsl"),
+            Self::Patches => include_str!("../../../shaders/patches.wgsl"),
             Self::Sum => include_str!("../../../shaders/sum.wgsl"),
             Self::Matvec => include_str!("../../../shaders/matvec.wgsl"),
             Self::Expand { .. } => include_str!("../../../shaders/expand.wgsl"),
@@ -93,7 +97,7 @@ impl Kernel {
             }
             Self::Leaf { carry } => vec![("CARRY", carry.into())],
             Self::Decode { base, shares } => vec![("D", base), ("K", shares)],
-            Self::Beaver | Self::Copy | Self::Sum | Self::Matvec | Self::Shift => Vec::new(),
+            Self::Beaver | Self::Copy | Self::Patches | Self::Sum | Self::Matvec | Self::Shift => Vec::new(),
         }
     }
 
@@ -215,7 +219,8 @@ mod tests {
     use naga::valid::{Capabilities, ValidationFlags, Validator};
 
     fn every_kernel() -> Vec<Kernel> {
-        let mut kernels = vec![Kernel::Beaver, Kernel::Copy, Kernel::Sum, Kernel::Matvec, Kernel::Shift];
+        let mut kernels =
+            vec![Kernel::Beaver, Kernel::Copy, Kernel::Patches, Kernel::Sum, Kernel::Matvec, Kernel::Shift];
         kernels.extend((0..=16).map(|terms| Kernel::Linear { terms }));
         for on in [false, true] {
             kernels.extend([Kernel::Product { add: on }, Kernel::Expand { add: on }, Kernel::Leaf { carry: on }]);

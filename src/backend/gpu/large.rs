@@ -7,7 +7,7 @@ use super::queue::{Held, Window};
 use super::{ALIGN, Gpu, Words, held};
 use crate::backend::{Backend, BackendError};
 use crate::field::Fp61;
-use crate::tensor::{Dims, View};
+use crate::tensor::{Dims, Patches, View};
 
 /// One side of a strided move: where it begins and what a step of each level adds.
 #[derive(Clone, Copy)]
@@ -55,7 +55,7 @@ impl Gpu {
                     }
                     Ok(())
                 }
-                View::Sum { .. } => unreachable!("a sum does not move words"),
+                View::Sum { .. } | View::Patches(_) => unreachable!("they have kernels of their own"),
             }
         })
     }
@@ -105,6 +105,81 @@ impl Gpu {
             Window { held: from.held, first: source.start, words: source.len() },
         ];
         self.queue.dispatch(Kernel::Copy, &params, &bound, self.groups(Kernel::Copy, words));
+    }
+
+    /// The words under a window, from images that are cut until they can be
+    /// bound: by images, planes, then rows.
+    pub(super) fn patches(&self, whole: &Patches, x: &Words) -> Words {
+        let Patches { batch, channels, rows, columns, window } = *whole;
+        let [_, places, block] = whole.dims();
+        let [down, across] = window.places(rows, columns);
+        let cut = |outer: usize, axis: usize, inner: usize, start: usize, end: usize| {
+            self.view(&View::Slice { outer, axis, inner, start, end }, &[x])
+        };
+        if x.len <= self.limits.binding {
+            return self.build(batch * places * block, |out| {
+                let [x] = held([x])?;
+                let whole = Window { held: x, first: 0, words: batch * channels * rows * columns };
+                let [top, left, ..] = window.padding;
+                let numbers = [channels, rows, columns].into_iter().chain(window.size).chain(window.stride);
+                let numbers: Vec<_> = numbers.chain([top, left, down, across]).map(|v| v as u32).collect();
+                for first in (0..batch * places * block).step_by(self.limits.binding) {
+                    let words = self.limits.binding.min(batch * places * block - first);
+                    let params = [&[words as u32, first as u32], &numbers[..]].concat();
+                    let bound = [Window { held: out, first, words }, whole];
+                    self.queue.dispatch(Kernel::Patches, &params, &bound, self.groups(Kernel::Patches, words));
+                }
+                Ok(())
+            });
+        }
+        if batch > 1 || channels > 1 {
+            let by_image = batch > 1;
+            let all = if by_image { batch } else { channels };
+            let halves = [(0, all / 2), (all / 2, all)].map(|(start, end)| {
+                let count = end - start;
+                let part =
+                    if by_image { Patches { batch: count, ..*whole } } else { Patches { channels: count, ..*whole } };
+                let inner = x.len / all;
+                (count, self.patches(&part, &cut(1, all, inner, start, end)))
+            });
+            let axes = halves.iter().map(|(count, _)| count * window.size[0] * window.size[1]).collect();
+            let join = match by_image {
+                true => View::Concat {
+                    outer: 1,
+                    axes: halves.iter().map(|(count, _)| *count).collect(),
+                    inner: places * block,
+                },
+                false => View::Concat { outer: places, axes, inner: 1 },
+            };
+            return self.view(&join, &[&halves[0].1, &halves[1].1]);
+        }
+        // Some places down, and the rows that they touch.
+        let some = |first: usize, end: usize| {
+            let (from, to) = (first * window.stride[0], (end - 1) * window.stride[0] + window.size[0]);
+            let top = window.padding[0];
+            let start = from.saturating_sub(top).min(rows);
+            let stop = to.saturating_sub(top).min(rows).max(start);
+            if start == stop {
+                return self.linear((end - first) * across * block, &[], Fp61::ZERO);
+            }
+            if down == 1 && (start, stop) == (0, rows) {
+                return Words {
+                    len: block * across,
+                    held: Err("the rows under a window are too long".into()),
+                    host: None,
+                };
+            }
+            let above = top.saturating_sub(from);
+            let mut window = window;
+            window.padding[0] = above;
+            window.padding[2] = to - from - above - (stop - start);
+            self.patches(&Patches { rows: stop - start, window, ..*whole }, &cut(1, rows, columns, start, stop))
+        };
+        if down == 1 {
+            return some(0, 1);
+        }
+        let join = View::Concat { outer: 1, axes: vec![down / 2, down - down / 2], inner: across * block };
+        self.view(&join, &[&some(0, down / 2), &some(down / 2, down)])
     }
 
     /// Decodes from more nodes than a kernel can bind: row by row.

@@ -358,6 +358,7 @@ impl Backend for Gpu {
                 let [x] = held([inputs[0]])?;
                 self.sum_parts(outer, axis, inner, x, out)
             }),
+            View::Patches(ref patches) => self.patches(patches, inputs[0]),
             _ => self.moved(view, inputs),
         }
     }

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 
 use self::arith::Pending;
 use super::Program;
+use super::evaluate::patches;
 use super::graph::{Block, Node, Op, Signature, Type, ValueId};
 use super::plan::{Bit, Declaration, InputPlan, MaskRef, Material, MaterialId, OutputPlan, Part, Plan, Prim, Pub, Sec};
 use super::planning::{Comparisons, Planning};
@@ -236,6 +237,10 @@ impl Lowering {
                 (self.constant(values, len), half_ulp(sig.ty))
             }
             Op::Random => (Value::Secret(self.random(sig.ty, len)), 0.0),
+            Op::Patches { x, window } => {
+                let x = self.force(*x)?;
+                (self.view(View::Patches(patches(&x.shape, *window)), &[x.value]), x.error)
+            }
             Op::Add(a, b) => match self.sum_with_product(node.first, *a, *b, Fp61::ONE)? {
                 None => match self.sum_with_product(node.first, *b, *a, Fp61::ONE)? {
                     None => self.sum_of(*a, *b, Fp61::ONE, len)?,
@@ -614,7 +619,11 @@ impl Lowering {
     }
 
     fn view(&mut self, view: View, inputs: &[Value]) -> Value {
-        if let ([Value::Splat(w, _)], len) = (inputs, view.output_len()) {
+        // Zeros around an image are other words than its own.
+        let filled = |w: &Fp61| *w == Fp61::ZERO || !matches!(&view, View::Patches(p) if p.window.padding != [0; 4]);
+        if let ([Value::Splat(w, _)], len) = (inputs, view.output_len())
+            && filled(w)
+        {
             let times = if let View::Sum { axis, .. } = view { axis as u64 } else { 1 };
             return Value::Splat(*w * Fp61::reduce(times), len);
         }
@@ -690,6 +699,7 @@ fn count_uses(nodes: &[Node], uses: &mut HashMap<ValueId, usize>) {
             Op::AtLeast { x, .. } | Op::Between { x, .. } => add(&[*x]),
             Op::Clamp { x, .. } | Op::Approximate { x, .. } => add(&[*x]),
             Op::ScaleBy { x, .. } | Op::Rescale { x, .. } | Op::Slice { x, .. } => add(&[*x]),
+            Op::Patches { x, .. } => add(&[*x]),
             Op::Sum { x, .. } | Op::Declare { x, .. } => add(&[*x]),
             Op::Concat { parts, .. } => add(parts),
             Op::Select { c, a, b } => add(&[*c, *a, *b]),
