@@ -235,6 +235,30 @@ fn the_error_bound_of_a_long_loop_is_a_number_or_infinite() {
     assert_eq!(b.finish().unwrap().plan(rosters()[5]).unwrap().outputs[0].error, f64::INFINITY);
 }
 
+/// Where products are Beaver's an image is opened under its mask once, not once
+/// for each place of the window.
+#[test]
+fn a_convolution_opens_its_image_once() {
+    use beaverdam::ml::layers::{self, Window};
+    let image: Vec<f64> = (0..2 * 6 * 6).map(|i| f64::from(i % 7) / 8.0).collect();
+    let filters: Vec<f64> = (0..3 * 2 * 9).map(|i| f64::from(i % 5) / 8.0 - 0.25).collect();
+    let b = Builder::new();
+    let x = b.input("x", "alice", Type::fixed(-1.0..=1.0), [1, 2, 6, 6]);
+    let w = b.input("w", "alice", Type::fixed(-1.0..=1.0), [3, 2, 3, 3]);
+    b.output("y", "alice", &layers::conv2d(&x, &w, Window::sliding(3, 1)));
+    let program = b.finish().unwrap();
+    let expected = program.dry_run(&[("x".into(), image.clone()), ("w".into(), filters.clone())].into()).unwrap();
+    for roster in [Roster::shamir(3, 1).unwrap(), Roster::spdz(3).unwrap()] {
+        // Image and filters, and the truncated words of the result.
+        let cost = program.plan(roster).unwrap().cost();
+        assert_eq!((cost.rounds, cost.opened_words), (2, 72 + 54 + 3 * 36), "{roster}");
+        let run = local::run(&program, roster, &[("x", image.clone()), ("w", filters.clone())]).unwrap();
+        for (found, expected) in run.outputs["y"].iter().zip(&expected.outputs["y"]) {
+            assert!((found - expected).abs() < 1e-3, "{roster}: {found}, expected {expected}");
+        }
+    }
+}
+
 /// The data set of a training loop is masked and opened once for all epochs
 /// and for both sides of the product, where products are Beaver's.
 #[test]

@@ -260,7 +260,7 @@ pub enum Material {
 pub struct MaskRef {
     /// a [`Material::Mask`]
     pub mask: MaterialId,
-    /// bijective views of one input each
+    /// views of one input each that only move words: transposes and patches
     pub views: Vec<View>,
 }
 

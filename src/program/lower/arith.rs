@@ -97,7 +97,7 @@ impl Lowering {
                 let (p, bound) = (p.clone(), error(&self.known[&x]) + ulp(ty.frac));
                 self.known.remove(&x);
                 // Keep an operand whose mask is open already as it is.
-                let scale_x = self.masked.contains_key(&p.y) || self.transposes.contains_key(&p.y);
+                let scale_x = self.masked.contains_key(&p.y) || self.bases.contains_key(&p.y);
                 let scaled = |l: &mut Self, v: Sec| l.linear(l.len(v), &[(k, Value::Secret(v))], Fp61::ZERO);
                 let (x, y) = if scale_x { (scaled(self, p.x), p.y) } else { (p.x, scaled(self, p.y)) };
                 let add = p.add.into_iter().map(|(factor, value)| (factor * k, value)).collect();
@@ -221,13 +221,14 @@ impl Lowering {
         self.draw(triple, Part::Value)
     }
 
-    /// The mask of an operand, opened once for all its products. A transposed
-    /// value uses the transposed mask of its base: both are the same words.
+    /// The mask of an operand, opened once for all its products. A value that
+    /// shows the words of another, transposed or under windows, uses the other's
+    /// mask seen in the same way: no word is opened twice.
     fn masked(&mut self, x: Sec) -> Masked {
         if let Some(hit) = self.masked.get(&x) {
             return hit.clone();
         }
-        let made = if let Some((base, view)) = self.transposes.get(&x).cloned() {
+        let made = if let Some((base, view)) = self.bases.get(&x).cloned() {
             let mut base = self.masked(base);
             base.source.views.push(view.clone());
             Masked {

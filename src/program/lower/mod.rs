@@ -163,9 +163,9 @@ struct Lowering {
     /// How often each value of the program is used.
     uses: HashMap<ValueId, usize>,
     masked: HashMap<Sec, Masked>,
-    /// Registers that are a transpose of another one.
-    transposes: HashMap<Sec, (Sec, View)>,
-    transposed: HashMap<(Sec, View), Sec>,
+    /// Registers that show another one's words and share its mask: transposes, patches.
+    bases: HashMap<Sec, (Sec, View)>,
+    shown: HashMap<(Sec, View), Sec>,
     /// Constants of one repeated word.
     filled: HashMap<(Fp61, usize), Pub>,
     constant_words: usize,
@@ -190,8 +190,8 @@ impl Lowering {
             known: HashMap::new(),
             uses,
             masked: HashMap::new(),
-            transposes: HashMap::new(),
-            transposed: HashMap::new(),
+            bases: HashMap::new(),
+            shown: HashMap::new(),
             filled: HashMap::new(),
             constant_words: 0,
         }
@@ -637,14 +637,20 @@ impl Lowering {
     }
 
     fn view_secret(&mut self, view: View, inputs: Vec<Sec>) -> Sec {
-        let transpose = matches!(view, View::Transpose { .. }).then(|| (inputs[0], view.clone()));
-        if let Some(hit) = transpose.as_ref().and_then(|t| self.transposed.get(t)) {
+        // What windows show of an image is masked as the image is, if that has fewer words.
+        let shares_mask = match view {
+            View::Transpose { .. } => true,
+            View::Patches(_) => view.output_len() >= self.len(inputs[0]),
+            _ => false,
+        };
+        let shown = shares_mask.then(|| (inputs[0], view.clone()));
+        if let Some(hit) = shown.as_ref().and_then(|shown| self.shown.get(shown)) {
             return *hit;
         }
         let out = self.sec(view.output_len());
-        if let Some((base, view)) = transpose {
-            self.transposes.insert(out, (base, view.clone()));
-            self.transposed.insert((base, view), out);
+        if let Some((base, view)) = shown {
+            self.bases.insert(out, (base, view.clone()));
+            self.shown.insert((base, view), out);
         }
         self.prims.push(Prim::View { view, inputs, out });
         out
