@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn every_kernel_is_tried_and_equals_itself() {
         let reached = compare((&Cpu, &|| {}), &Cpu, (1 << 10, 8), Duration::ZERO, |_| {}).unwrap();
-        assert_eq!(reached.len(), 15);
+        assert_eq!(reached.len(), 16);
         assert!(reached.iter().all(|r| r.equal && r.rate > 0.0 && r.bytes > 0.0 && r.truth > 0.0));
     }
 }
