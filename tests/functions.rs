@@ -105,10 +105,10 @@ fn random_values_are_uniform_and_never_the_same() {
         let (_, rolls) = b.repeat(3, &[], |b, _| (vec![], vec![b.random(Type::int(0..=999), [n])]));
         b.output("rolls", "alice", &rolls[0]);
         let program = b.finish().unwrap();
-        let cost = program.plan(roster).unwrap().cost();
+        let cost = program.plan(roster.0).unwrap().cost();
         let words = if roster.to_string().contains("SPDZ") { 2 } else { 1 };
         assert_eq!((cost.rounds, cost.opened_words, cost.stream_words), (0, 0, words * (7 * n as u64 + 3)));
-        let run = || local::run(&program, roster, &[]).unwrap().outputs;
+        let run = || local::run(&program, roster.0, &[]).unwrap().outputs;
         let (first, second) = (run(), run());
 
         let counts = |values: &[f64], least: i64, k: usize| {
