@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use crate::field::Fp61;
-use crate::field::slice::{WordsError, decode_words};
+use crate::field::slice::{WordsError, append_words, decode_words};
 use crate::roster::Slot;
 use crate::transcript::Opening;
 
@@ -169,6 +169,13 @@ pub enum FrameError {
 impl Frame {
     /// The wire form.
     pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.append_to(&mut out);
+        out
+    }
+
+    /// The wire form behind what is there: of millions of words there is one copy.
+    pub fn append_to(&self, out: &mut Vec<u8>) {
         let h = &self.header;
         let body_len = match &self.body {
             Body::Words(words) => 8 * words.len(),
@@ -176,7 +183,7 @@ impl Frame {
             Body::Packed(words, Told::Voucher(_)) => 33 + 8 * words.len(),
             Body::Digest(_) | Body::Opening(_) => 48,
         };
-        let mut out = Vec::with_capacity(HEADER_BYTES + body_len);
+        out.reserve(HEADER_BYTES + body_len);
         out.extend_from_slice(&h.manifest);
         for word in [h.epoch, h.view, h.attempt, h.step] {
             out.extend_from_slice(&word.to_le_bytes());
@@ -187,7 +194,7 @@ impl Frame {
             Body::Opening(opening) => {
                 out.extend(postcard::to_stdvec(opening).expect("plain bytes always encode"));
             }
-            Body::Words(words) => out.extend(words.iter().flat_map(|w| w.word().to_le_bytes())),
+            Body::Words(words) => append_words(out, words),
             Body::Packed(words, told) => {
                 match told {
                     Told::Voucher(hash) => {
@@ -197,13 +204,15 @@ impl Frame {
                     Told::Words(bits) => {
                         out.push(1);
                         out.extend_from_slice(&(bits.len() as u32).to_le_bytes());
-                        out.extend(bits.iter().flat_map(|w| w.to_le_bytes()));
+                        let start = out.len();
+                        out.resize(start + 8 * bits.len(), 0);
+                        let (places, _) = out[start..].as_chunks_mut();
+                        places.iter_mut().zip(&**bits).for_each(|(place, word)| *place = word.to_le_bytes());
                     }
                 }
-                out.extend(words.iter().flat_map(|w| w.word().to_le_bytes()));
+                append_words(out, words);
             }
         }
-        out
     }
 
     /// Reads the wire form. Every word must be canonical; the number of words

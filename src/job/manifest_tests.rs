@@ -3,10 +3,11 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::*;
+use crate::field::slice::encode_words;
 use crate::program::graph::Type;
 use crate::program::plan::{InputPlan, OutputPlan, Sec};
 use crate::tensor::Shape;
-use crate::transcript::{encode_words, root};
+use crate::transcript::root;
 
 const NOW: u64 = 1_800_000_000;
 const TYPE: Type = Type { frac: 0, fixed: false, lo: 0, hi: 1 };

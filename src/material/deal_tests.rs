@@ -2,12 +2,12 @@ use proptest::prelude::*;
 
 use super::super::{delta_range, zero_address};
 use super::*;
+use crate::field::slice::encode_words;
 use crate::program::graph::Type;
 use crate::program::plan::{Demand, InputPlan};
 use crate::roster::{Degree, Roster};
 use crate::sharing::{Shamir, Sharing, SlotKeys, Spdz, job_keys};
 use crate::tensor::{Patches, Shape, Window};
-use crate::transcript::encode_words;
 
 fn owner() -> Arc<SecretKey> {
     Arc::new(SecretKey::insecure_from_seed(5, "owner"))

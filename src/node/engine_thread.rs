@@ -216,7 +216,7 @@ impl Engine<'_> {
     fn carry_out(&mut self, action: Action) -> Result<Option<Box<Outcome>>, Ended> {
         match action {
             Action::Send { to, frame } => {
-                let frame = Peer::Frame(&frame.encode()).encode().into();
+                let frame = Peer::encode_frame(&frame).into();
                 say(self.words, Word::Send { to, frame })?;
             }
             Action::Persist { token, record } => {

@@ -107,6 +107,13 @@ pub(crate) enum Peer<'a> {
 }
 
 impl<'a> Peer<'a> {
+    /// The wire form of [`Peer::Frame`], without a copy between.
+    pub(crate) fn encode_frame(frame: &crate::engine::frame::Frame) -> Vec<u8> {
+        let mut out = Self::Frame(&[]).encode();
+        frame.append_to(&mut out);
+        out
+    }
+
     /// The wire form.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let (kind, rest) = match self {

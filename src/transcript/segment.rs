@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TranscriptError;
 use super::running::update_words;
+use crate::field::slice::{self, WordsError};
 use crate::field::{Fp61, NotCanonical};
 use crate::keys::{PublicKey, SecretKey, Signature};
 
@@ -211,11 +212,6 @@ impl Headers {
     }
 }
 
-/// Words as bytes: 8 each, little-endian.
-pub fn encode_words(words: &[Fp61]) -> Vec<u8> {
-    words.iter().flat_map(|w| w.word().to_le_bytes()).collect()
-}
-
 /// The root of words: BLAKE3 of their bytes. The length is bound beside it.
 pub fn root(words: &[Fp61]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
@@ -239,11 +235,14 @@ pub fn decode_words(
     if found != *root {
         return Err(TranscriptError::Root { what: what(), found, expected: *root });
     }
-    let words = bytes.chunks_exact(8).enumerate().map(|(index, chunk)| {
-        let word = chunk.iter().rev().fold(0u64, |acc, b| acc << 8 | u64::from(*b));
-        Fp61::new(word).ok_or_else(|| TranscriptError::Word { what: what(), index, source: NotCanonical(word) })
-    });
-    words.collect()
+    slice::decode_words(bytes).map_err(|e| match e {
+        WordsError::NotCanonical { index, word } => {
+            TranscriptError::Word { what: what(), index, source: NotCanonical(word) }
+        }
+        WordsError::Length { found } => {
+            TranscriptError::Length { what: what(), found: found as u64, expected: expected.saturating_mul(8) }
+        }
+    })
 }
 
 #[cfg(test)]
@@ -261,7 +260,7 @@ mod tests {
         StreamPlace { manifest: [1; 32], stream: 0, attempts: 2, words: TOTAL }
     }
     fn last_words() -> Vec<u8> {
-        encode_words(&[0, 1, 2, 3, P - 1].map(Fp61::reduce))
+        slice::encode_words(&[0, 1, 2, 3, P - 1].map(Fp61::reduce))
     }
     fn last() -> SignedHeader {
         place().sign(&owner(), 0, 2, &last_words()).unwrap()
