@@ -309,7 +309,10 @@ impl Replicated {
             out
         };
         let passed = |d: usize| {
-            let mut out = products[d][pairs * lane..].to_vec();
+            let own = &products[d][pairs * lane..];
+            // In one piece: what grows leaves copies behind.
+            let mut out = Vec::with_capacity(own.len() + lane);
+            out.extend_from_slice(own);
             if odd && p.len() > 0 {
                 out.extend_from_slice(&p.0[d][p.len() - lane..]);
             }

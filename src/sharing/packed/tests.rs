@@ -85,6 +85,10 @@ fn a_merge_joins_neighbours() {
                 .map(|(i, merging)| ends[i].merged(merging, &said[(i + 1) % 4].words))
                 .collect();
             let (found_g, found_p): (Vec<_>, Vec<_>) = joined.into_iter().unzip();
+            // Filled without growing: what grows leaves unwiped copies behind.
+            let room = (leaves.div_ceil(2) + 1) * width;
+            let all = found_g.iter().chain(&found_p).flat_map(|bits| bits.0.iter());
+            assert!(all.clone().all(|component| component.capacity() <= room));
             let (g, p, under) = (value(&g), value(&p), value(&under).repeat(width / lane));
             let row = |x: &[u64], i: usize| x[i * width..(i + 1) * width].to_vec();
             let and = |x: &[u64], y: &[u64]| x.iter().zip(y).map(|(x, y)| x & y).collect::<Vec<_>>();
