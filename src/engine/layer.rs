@@ -134,3 +134,30 @@ impl Voucher {
         *self.0.finalize().as_bytes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hash of the same words for another job, round, receiver or kind, or with
+    /// other borders between the steps, is no voucher.
+    #[test]
+    fn a_voucher_names_what_it_is_for() {
+        let of = |manifest: u8, round, to, kind, steps: &[&[u64]]| {
+            let mut voucher = Voucher::new(&[manifest; 32], round, Slot(to), kind);
+            steps.iter().for_each(|words| voucher.add(words));
+            voucher.hash()
+        };
+        let right = of(1, 2, 3, Kind::Whole, &[&[4, 5], &[6]]);
+        assert_eq!(of(1, 2, 3, Kind::Whole, &[&[4, 5], &[6]]), right);
+        let others = [
+            of(7, 2, 3, Kind::Whole, &[&[4, 5], &[6]]),
+            of(1, 7, 3, Kind::Whole, &[&[4, 5], &[6]]),
+            of(1, 2, 4, Kind::Whole, &[&[4, 5], &[6]]),
+            of(1, 2, 3, Kind::Halves, &[&[4, 5], &[6]]),
+            of(1, 2, 3, Kind::Whole, &[&[4], &[5, 6]]),
+            of(1, 2, 3, Kind::Whole, &[&[4, 5], &[7]]),
+        ];
+        others.iter().for_each(|other| assert_ne!(*other, right));
+    }
+}
