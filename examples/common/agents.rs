@@ -56,16 +56,41 @@ pub struct Agents {
 }
 
 /// What the processes have used. `None` where the system does not tell.
+#[derive(Clone, Copy)]
 pub struct Usage {
-    /// user and system time of the nodes and of this process
-    pub cpu_seconds: Option<f64>,
+    /// user and system time of all nodes
+    pub nodes_cpu: Option<f64>,
+    /// user and system time of this process, the owner's
+    pub owner_cpu: Option<f64>,
     /// the greatest resident size that any node had
     pub peak_mb: Option<f64>,
 }
 
+impl Usage {
+    /// User and system time of the nodes and of this process.
+    pub fn cpu_seconds(&self) -> Option<f64> {
+        Some(self.nodes_cpu? + self.owner_cpu?)
+    }
+}
+
+/// What nodes are started with beside their keys.
+#[derive(Clone, Default)]
+pub struct Extra {
+    /// flags of `beaverdam node`
+    pub flags: Vec<String>,
+    /// threads that each node computes with; as many as cores if not given
+    pub threads: Option<usize>,
+}
+
 impl Agents {
     /// Starts a node for each slot on a free port of the loopback interface.
-    pub fn start(roster: Roster, owner: &PublicKey, seed: Option<u64>, backend: &BackendArgs) -> Result<Self, Fault> {
+    pub fn start(
+        roster: Roster,
+        owner: &PublicKey,
+        seed: Option<u64>,
+        backend: &BackendArgs,
+        extra: &Extra,
+    ) -> Result<Self, Fault> {
         let files = tempfile::tempdir()?;
         let mut agents = Self { children: Vec::new(), nodes: Vec::new(), _files: files };
         let mut keys = Vec::new();
@@ -78,13 +103,16 @@ impl Agents {
             let mut args: Vec<OsString> =
                 [HIDDEN, "--listen", "127.0.0.1:0", "--log", "warn", "--allow-owner"].map(OsString::from).into();
             args.extend([owner.to_string().into(), "--key".into(), path.into(), "--store".into(), store.into()]);
-            args.extend(backend.flags().map(OsString::from));
+            args.extend(backend.flags().into_iter().chain(extra.flags.clone()).map(OsString::from));
             if let Some(seed) = seed {
                 args.extend(["--insecure-seed".into(), seed.to_string().into()]);
             }
             let mut command = Command::new(std::env::current_exe()?);
             // A key of the user's own environment is none of the nodes'.
             command.args(args).env_remove("BEAVERDAM_KEY_SEED").env_remove("BEAVERDAM_KEY");
+            if let Some(threads) = extra.threads {
+                command.env("RAYON_NUM_THREADS", threads.to_string());
+            }
             let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
             agents.children.push(child.map_err(|e| format!("cannot start {label}: {e}"))?);
             keys.push(key.public());
@@ -113,10 +141,10 @@ impl Agents {
     /// What has been used up to now.
     pub fn usage(&self) -> Usage {
         let ids = self.ids();
-        let all = ids.iter().map(u32::to_string).chain(["self".to_owned()]);
         let peaks: Option<Vec<f64>> = ids.iter().map(|id| peak_mb(&id.to_string())).collect();
         Usage {
-            cpu_seconds: all.map(|id| cpu_seconds(&id)).sum(),
+            nodes_cpu: ids.iter().map(|id| cpu_seconds(&id.to_string())).sum(),
+            owner_cpu: own_cpu_seconds(),
             peak_mb: peaks.and_then(|peaks| peaks.into_iter().reduce(f64::max)),
         }
     }
@@ -132,6 +160,11 @@ impl Drop for Agents {
     }
 }
 
+/// What this process has used.
+pub fn own_cpu_seconds() -> Option<f64> {
+    cpu_seconds("self")
+}
+
 /// proc(5): fields 14 and 15 of `stat`, in ticks of 1/100 s on every Linux.
 fn cpu_seconds(process: &str) -> Option<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
@@ -142,7 +175,7 @@ fn cpu_seconds(process: &str) -> Option<f64> {
 }
 
 /// proc(5): `VmHWM`, in kB.
-fn peak_mb(process: &str) -> Option<f64> {
+pub fn peak_mb(process: &str) -> Option<f64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)

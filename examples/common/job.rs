@@ -13,7 +13,7 @@ use beaverdam::program::{Cost, Planning, Program};
 use beaverdam::roster::Roster;
 
 use crate::Fault;
-use crate::agents::Agents;
+use crate::agents::{Agents, Usage};
 
 /// The owner of all inputs.
 pub struct Owner {
@@ -50,6 +50,7 @@ impl Owner {
         });
         self.jobs += 1;
         let mut bar = cli::Bar::new(roster);
+        let at_first = agents.usage();
         let clock = Instant::now();
         let keys: Vec<_> = agents.nodes().iter().map(|n| n.key).collect();
         let expires = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() + 3600;
@@ -64,16 +65,17 @@ impl Owner {
                 && verified.insert(slot)
                 && verified.len() == usize::from(roster.nodes())
             {
-                begun = Some(clock.elapsed());
+                begun = Some((clock.elapsed(), agents.usage()));
             }
             bar.show(progress);
         };
         blocking::submit(&prepared, owner, agents.nodes(), &Limits::default(), &mut show)?;
-        let stored = clock.elapsed();
+        let stored = (clock.elapsed(), agents.usage());
         let ticket = prepared.ticket();
         let concluded = blocking::wait(owner, &ticket, agents.nodes(), &Limits::default(), &mut show)?;
         let total = clock.elapsed();
-        let offline = begun.unwrap_or(stored);
+        let at_end = agents.usage();
+        let (offline, between) = begun.unwrap_or(stored);
         drop(bar);
         let results = read(owner, &ticket, &concluded)?;
         Ok(Done {
@@ -81,6 +83,7 @@ impl Owner {
             cost: prepared.plan().cost(),
             offline: offline.as_secs_f64(),
             online: (total - offline).as_secs_f64(),
+            usage: [at_first, between, at_end],
         })
     }
 }
@@ -94,6 +97,9 @@ pub struct Done {
     pub offline: f64,
     /// seconds from the first message to the last
     pub online: f64,
+    /// what the processes had used before the first phase, between the two, and after the second
+    #[allow(dead_code, reason = "not every example tells it by phase")]
+    pub usage: [Usage; 3],
 }
 
 impl Done {

@@ -28,7 +28,7 @@ use beaverdam::ml::import::{Model, Options, Weights};
 use beaverdam::program::{Builder, Program, Type};
 use clap::Parser;
 
-use agents::Agents;
+use agents::{Agents, Extra};
 use data::{CLASSES, Digits, PIXELS, SIDE};
 use job::{Owner, device, shown};
 use matrix::Confusion;
@@ -114,7 +114,7 @@ fn run(args: &Args) -> Result<(), Fault> {
     let mut owner = Owner::new(args.seed)?;
     let device = device(&args.backend)?;
     println!("computing on {device}");
-    let agents = Agents::start(roster, &owner.key.public(), args.seed, &args.backend)?;
+    let agents = Agents::start(roster, &owner.key.public(), args.seed, &args.backend, &Extra::default())?;
     println!("{roster}: {} node processes on this machine, process ids {:?}", roster.nodes(), agents.ids());
 
     let mut sum = Sum::default();
@@ -151,7 +151,7 @@ fn run(args: &Args) -> Result<(), Fault> {
     println!("largest difference of a logit  {:.2e}", outcome.max_logit_error);
     println!("offline (masking, inputs)      {:.2} s", sum.offline);
     println!("online (first to last message) {:.2} s", sum.online);
-    println!("CPU, all processes             {}", shown(usage.cpu_seconds, "s"));
+    println!("CPU, all processes             {}", shown(usage.cpu_seconds(), "s"));
     println!("peak memory, largest node      {}", shown(usage.peak_mb, "MB"));
     println!(
         "sent by a node, at most        {} bytes ({} predicted, without TLS framing)",
@@ -175,7 +175,7 @@ fn run(args: &Args) -> Result<(), Fault> {
             "max_logit_error": outcome.max_logit_error,
             "offline_s": sum.offline,
             "online_s": sum.online,
-            "cpu_s": usage.cpu_seconds.map(|s| (s * 100.0).round() / 100.0),
+            "cpu_s": usage.cpu_seconds().map(|s| (s * 100.0).round() / 100.0),
             "peak_mb": usage.peak_mb,
             "bytes_per_node": sum.bytes,
             "rounds": sum.rounds,

@@ -37,7 +37,7 @@ use beaverdam::owner::Results;
 use beaverdam::program::{Builder, Program, Type};
 use clap::Parser;
 
-use agents::Agents;
+use agents::{Agents, Extra};
 use data::{CLASSES, Data, PIXELS};
 use job::{Owner, device, shown};
 use plain::Weights;
@@ -151,7 +151,7 @@ fn run(args: &Args) -> Result<(), Fault> {
     let mut owner = Owner::new(args.seed)?;
     let device = device(&args.backend)?;
     println!("computing on {device}");
-    let agents = Agents::start(roster, &owner.key.public(), args.seed, &args.backend)?;
+    let agents = Agents::start(roster, &owner.key.public(), args.seed, &args.backend, &Extra::default())?;
     println!("{roster}: {} node processes on this machine, process ids {:?}", roster.nodes(), agents.ids());
     let done = owner.run(&program, &inputs, (roster, args.planning.planning(), &agents), "training a perceptron")?;
     let usage = agents.usage();
@@ -170,7 +170,7 @@ fn run(args: &Args) -> Result<(), Fault> {
     println!("largest difference of a weight {:.2e}", outcome.max_weight_error);
     println!("offline (masking, inputs)      {offline:.2} s");
     println!("online (first to last message) {online:.2} s");
-    println!("CPU, all processes             {}", shown(usage.cpu_seconds, "s"));
+    println!("CPU, all processes             {}", shown(usage.cpu_seconds(), "s"));
     println!("peak memory, largest node      {}", shown(usage.peak_mb, "MB"));
     println!("sent by a node, at most        {bytes} bytes ({} predicted, without TLS framing)", cost.sent_bytes);
     println!("rounds                         {} ({} predicted)", rounds, cost.rounds);
@@ -195,7 +195,7 @@ fn run(args: &Args) -> Result<(), Fault> {
             "max_weight_error": outcome.max_weight_error,
             "offline_s": offline,
             "online_s": online,
-            "cpu_s": usage.cpu_seconds.map(|s| (s * 100.0).round() / 100.0),
+            "cpu_s": usage.cpu_seconds().map(|s| (s * 100.0).round() / 100.0),
             "peak_mb": usage.peak_mb,
             "bytes_per_node": bytes,
             "rounds": rounds,

@@ -1,0 +1,258 @@
+//! Works on node processes of this machine, and what they took, phase by phase.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use beaverdam::cli::{BackendArgs, RosterArgs};
+use beaverdam::entropy::Entropy;
+use beaverdam::keys::SecretKey;
+use beaverdam::owner::{Request, prepare};
+use beaverdam::program::{Cost, Planning};
+use beaverdam::roster::Roster;
+use serde::Serialize;
+
+use crate::Fault;
+use crate::agents::{Agents, Extra, own_cpu_seconds};
+use crate::job::Owner;
+use crate::works::{Ready, Work};
+
+/// On what works are measured.
+#[derive(Clone)]
+pub struct Setting {
+    pub roster: Roster,
+    pub planning: Planning,
+    pub backend: BackendArgs,
+    /// flags that shape the network, and threads
+    pub extra: Extra,
+    /// whether it is shaped to what is planned for
+    pub shaped: bool,
+    /// of the inputs
+    pub seed: u64,
+    pub repeat: u32,
+}
+
+/// One phase of one run, or the medians of a phase over all runs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Line {
+    pub work: String,
+    pub scheme: &'static str,
+    pub nodes: u8,
+    pub threshold: u8,
+    /// where the correlated randomness comes from
+    pub material: &'static str,
+    /// material: the owner deals. prepare: it masks and gives the inputs.
+    /// online: from verified inputs to the last receipt, dealing that goes on
+    /// meanwhile included. total: the last two
+    pub phase: &'static str,
+    /// which run; none for medians
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<u32>,
+    /// how many runs the medians are of
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub median_of: Option<u32>,
+    /// whether messages were really delayed and the uplinks limited
+    pub shaped: bool,
+    /// planned for
+    pub latency_ms: f64,
+    pub bandwidth_mbit: f64,
+    pub wall_s: f64,
+    /// user and system time of all nodes
+    pub cpu_s: Option<f64>,
+    pub owner_cpu_s: Option<f64>,
+    /// the most that a node sent to other nodes
+    pub bytes_per_node: u64,
+    pub rounds: u32,
+    /// largest resident size of any node; of the owner for phase material
+    pub peak_mb: Option<f64>,
+    /// what each node gets of masked inputs and of material
+    pub input_bytes: u64,
+    pub stream_bytes: u64,
+    pub predicted_wall_s: f64,
+    pub predicted_bytes_per_node: u64,
+    pub predicted_rounds: u64,
+    /// the machine's load over the last minute, before the run
+    pub load: Option<f64>,
+}
+
+/// Runs a work as often as is set; gives each line to `show` as it comes, and
+/// the medians at the end.
+pub fn measure(work: Work, setting: &Setting, show: &mut dyn FnMut(&Line)) -> Result<Vec<Line>, Fault> {
+    let ready = work.ready(setting.seed)?;
+    let mut runs = Vec::new();
+    let mut take = |run, lines: Vec<Line>| {
+        for line in lines {
+            let line = Line { run: Some(run), ..line };
+            show(&line);
+            runs.push(line);
+        }
+    };
+    if work.is_material() {
+        for run in 1..=setting.repeat {
+            take(run, deal(work, &ready, setting)?);
+        }
+    } else {
+        let mut owner = Owner::new(None)?;
+        // New processes for each work: the greatest size of a process never falls.
+        let agents = Agents::start(setting.roster, &owner.key.public(), None, &setting.backend, &setting.extra)?;
+        for run in 1..=setting.repeat {
+            take(run, compute(work, &ready, setting, (&mut owner, &agents))?);
+        }
+    }
+    let mut phases: Vec<&str> = Vec::new();
+    runs.iter().for_each(|line| {
+        if !phases.contains(&line.phase) {
+            phases.push(line.phase);
+        }
+    });
+    let median = |phase: &&str| median(&runs.iter().filter(|line| line.phase == *phase).collect::<Vec<_>>());
+    let medians: Vec<Line> = phases.iter().map(median).collect();
+    medians.iter().for_each(show);
+    Ok(medians)
+}
+
+/// One run on the nodes.
+fn compute(
+    work: Work,
+    ready: &Ready,
+    setting: &Setting,
+    (owner, agents): (&mut Owner, &Agents),
+) -> Result<Vec<Line>, Fault> {
+    let load = load();
+    let run = owner.run(&ready.program, &ready.inputs, (setting.roster, setting.planning, agents), "bench")?;
+    let plan = ready.program.plan_with(setting.roster, setting.planning)?;
+    ready.check(work, &plan, &run.results.outputs)?;
+    let blank = Line {
+        bytes_per_node: run.bytes(),
+        rounds: run.results.agreed.rounds(),
+        peak_mb: run.usage[2].peak_mb,
+        load,
+        ..line(work, setting, &run.cost)
+    };
+    let phase = |phase, wall_s, from: usize, to: usize| {
+        let [from, to] = [&run.usage[from], &run.usage[to]];
+        let cpu_s = difference(from.nodes_cpu, to.nodes_cpu);
+        Line { phase, wall_s, cpu_s, owner_cpu_s: difference(from.owner_cpu, to.owner_cpu), ..blank.clone() }
+    };
+    Ok(vec![
+        Line { bytes_per_node: 0, rounds: 0, ..phase("prepare", run.offline, 0, 1) },
+        phase("online", run.online, 1, 2),
+        phase("total", run.offline + run.online, 0, 2),
+    ])
+}
+
+/// The owner alone, which deals all material of the work and sends it nowhere.
+fn deal(work: Work, ready: &Ready, setting: &Setting) -> Result<Vec<Line>, Fault> {
+    let owner = Arc::new(SecretKey::generate()?);
+    let nodes: Vec<_> =
+        setting.roster.slots().map(|_| Ok(SecretKey::generate()?.public())).collect::<Result<_, Fault>>()?;
+    let expires = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 3600;
+    let readers = std::collections::BTreeMap::new();
+    let request = Request {
+        program: &ready.program,
+        roster: setting.roster,
+        planning: setting.planning,
+        nodes: &nodes,
+        inputs: &ready.inputs,
+        readers: &readers,
+        expires,
+        note: "bench",
+    };
+    let prepared = prepare(&owner, &request, Entropy::system())?;
+    let cost = prepared.plan().cost();
+    if cost.stream_words == 0 {
+        return Err(format!(
+            "{work}: on {} nothing is dealt for it, since products are local there: try --scheme spdz",
+            setting.roster
+        )
+        .into());
+    }
+    let load = load();
+    let (clock, before) = (Instant::now(), own_cpu_seconds());
+    let bytes: u64 = prepared.stream()?.map(|(_, bytes)| bytes.len() as u64).sum();
+    let (wall_s, after) = (clock.elapsed().as_secs_f64(), own_cpu_seconds());
+    Ok(vec![Line {
+        phase: "material",
+        wall_s,
+        owner_cpu_s: difference(before, after),
+        peak_mb: crate::agents::peak_mb("self"),
+        stream_bytes: bytes,
+        load,
+        ..line(work, setting, &cost)
+    }])
+}
+
+/// What is known before the run.
+fn line(work: Work, setting: &Setting, cost: &Cost) -> Line {
+    let Setting { roster, planning, .. } = setting;
+    let latency = Duration::from_micros(planning.latency_us.into());
+    let bits = f64::from(planning.bandwidth_kbit) * 1e3;
+    Line {
+        work: work.to_string(),
+        scheme: RosterArgs::name(*roster),
+        nodes: roster.nodes(),
+        threshold: roster.threshold(),
+        material: "owner",
+        phase: "",
+        run: None,
+        median_of: None,
+        shaped: setting.shaped,
+        latency_ms: latency.as_secs_f64() * 1e3,
+        bandwidth_mbit: bits / 1e6,
+        wall_s: 0.0,
+        cpu_s: None,
+        owner_cpu_s: None,
+        bytes_per_node: 0,
+        rounds: 0,
+        peak_mb: None,
+        input_bytes: 8 * cost.input_words,
+        stream_bytes: 8 * cost.stream_words,
+        predicted_wall_s: cost.seconds(latency, bits),
+        predicted_bytes_per_node: cost.sent_bytes,
+        predicted_rounds: cost.rounds,
+        load: None,
+    }
+}
+
+/// Medians of what differs from run to run.
+fn median(lines: &[&Line]) -> Line {
+    let of = |field: fn(&Line) -> Option<f64>| middle(lines.iter().filter_map(|line| field(line)).collect());
+    Line {
+        run: None,
+        median_of: Some(lines.len() as u32),
+        wall_s: of(|line| Some(line.wall_s)).unwrap_or_default(),
+        cpu_s: of(|line| line.cpu_s),
+        owner_cpu_s: of(|line| line.owner_cpu_s),
+        peak_mb: of(|line| line.peak_mb),
+        load: of(|line| line.load),
+        ..lines[0].clone()
+    }
+}
+
+/// The middle one, or the mean of the two in the middle.
+pub fn middle(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let half = values.len().checked_sub(1)? / 2;
+    Some((values[half] + values[values.len() - 1 - half]) / 2.0)
+}
+
+fn difference(from: Option<f64>, to: Option<f64>) -> Option<f64> {
+    // The system counts in hundredths.
+    Some(((to? - from?) * 100.0).round() / 100.0)
+}
+
+/// proc(5): the first number of `loadavg`.
+fn load() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_is_the_median() {
+        assert_eq!(middle(vec![]), None);
+        assert_eq!(middle(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(middle(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+}
