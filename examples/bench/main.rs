@@ -108,11 +108,17 @@ impl Args {
             bandwidth: self.bandwidth.unwrap_or(1e4),
             comparisons: self.comparisons,
         };
+        let flags = [
+            self.latency.map(|ms| format!("--shape-latency={ms}")),
+            self.bandwidth.map(|mbit| format!("--shape-bandwidth={mbit}")),
+            // A slow network is waited for.
+            Some("--deadline=3600".to_owned()),
+        ];
         Ok(Setting {
             roster: self.roster.roster()?,
             planning: planning.planning(),
             backend: self.backend,
-            extra: Extra { flags: Vec::new(), threads: self.threads.map(usize::from) },
+            extra: Extra { flags: flags.into_iter().flatten().collect(), threads: self.threads.map(usize::from) },
             shaped: self.latency.is_some() || self.bandwidth.is_some(),
             seed: self.seed,
             repeat: self.repeat,

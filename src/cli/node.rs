@@ -55,10 +55,34 @@ pub struct NodeArgs {
     max_material_mb: u32,
     #[command(flatten)]
     backend: BackendArgs,
+    #[command(flatten)]
+    shape: ShapeArgs,
     /// What is logged on stderr: error, warn, info, debug, or a filter such as
     /// `warn,beaverdam=debug`
     #[arg(long, value_name = "LEVEL", env = "BEAVERDAM_LOG", default_value = "info")]
     log: String,
+}
+
+/// A worse network than there is. For measuring on one machine, so hidden from
+/// those who run a node.
+#[derive(Args, Clone, Debug)]
+struct ShapeArgs {
+    /// Delay every message to another node by so many milliseconds
+    #[arg(long, value_name = "MS", hide = true, value_parser = super::plan::number(0.0, 1e6))]
+    shape_latency: Option<f64>,
+    /// Send at most so many megabits per second to all other nodes together
+    #[arg(long, value_name = "MBIT", hide = true, value_parser = super::plan::number(1e-3, 4e6))]
+    shape_bandwidth: Option<f64>,
+}
+
+impl ShapeArgs {
+    fn shape(&self) -> Option<Arc<net::Shape>> {
+        if self.shape_latency.is_none() && self.shape_bandwidth.is_none() {
+            return None;
+        }
+        let latency = Duration::from_secs_f64(self.shape_latency.unwrap_or(0.0) / 1e3);
+        Some(Arc::new(net::Shape::new(latency, self.shape_bandwidth.map(|mbit| mbit * 1e6 / 8.0))))
+    }
 }
 
 /// An owner to serve, or everybody.
@@ -118,6 +142,9 @@ pub fn run_node(
             "WARNING: INSECURE: this node takes its randomness from the known seed {seed} and serves seeded jobs"
         );
     }
+    if args.shape.shape().is_some() {
+        eprintln!("WARNING: this node makes its network slower than it is, as --shape-* says: it is for measuring");
+    }
     let words = |mb: u32| u64::from(mb) * (1_000_000 / 8);
     let config = Config {
         key,
@@ -134,7 +161,7 @@ pub fn run_node(
         deadline: Duration::from_secs(args.deadline),
         entropy,
         devices: Arc::new(args.backend.devices()),
-        net: net::Limits::default(),
+        net: net::Limits { shape: args.shape.shape(), ..net::Limits::default() },
         max_jobs: args.max_jobs.into(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;

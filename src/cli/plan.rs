@@ -130,7 +130,7 @@ impl Plan {
 }
 
 /// A number within a range.
-fn number(least: f64, most: f64) -> impl Fn(&str) -> Result<f64, String> + Clone {
+pub(super) fn number(least: f64, most: f64) -> impl Fn(&str) -> Result<f64, String> + Clone {
     move |text| match text.parse::<f64>() {
         Ok(value) if (least..=most).contains(&value) => Ok(value),
         _ => Err(format!("expected a number from {least} to {most}")),

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until};
 
 use super::link::{Link, Meter, Receiver, Sender, Traffic};
 use super::{Limits, NetError, Transport};
@@ -31,9 +32,15 @@ pub struct LinkMesh {
 }
 
 struct Peer {
-    outbox: Inlet<Bytes>,
+    outbox: Inlet<Outgoing>,
     generation: u64,
     meter: Meter,
+}
+
+/// A frame on its way out, and when a shaped network would have brought it.
+struct Outgoing {
+    frame: Bytes,
+    due: Option<Instant>,
 }
 
 struct Arrival {
@@ -94,7 +101,8 @@ impl Transport for LinkMesh {
         let peer = self.peers.get(&to).ok_or(NetError::NoLink { slot: to })?;
         check(to, &frame)?;
         let cost = frame.len();
-        peer.outbox.push(frame, cost).await.map_err(|()| NetError::Unusable { peer: to.to_string() })
+        let due = self.limits.shape.as_ref().map(|shape| shape.due(Instant::now(), cost));
+        peer.outbox.push(Outgoing { frame, due }, cost).await.map_err(|()| NetError::Unusable { peer: to.to_string() })
     }
 
     async fn recv(&mut self) -> (Slot, Result<Bytes, NetError>) {
@@ -116,9 +124,16 @@ impl Transport for LinkMesh {
 
 /// Sends what waits, flushing whenever nothing more does, until the mesh lets
 /// go of the queue; then says goodbye.
-async fn write_all(mut sender: Sender, mut queue: UnboundedReceiver<Queued<Bytes>>) -> Result<(), NetError> {
+async fn write_all(mut sender: Sender, mut queue: UnboundedReceiver<Queued<Outgoing>>) -> Result<(), NetError> {
     while let Some(queued) = queue.recv().await {
-        sender.send(&queued.item).await?;
+        if let Some(due) = queued.item.due
+            && due > Instant::now()
+        {
+            // What came before must not wait for this one.
+            sender.flush().await?;
+            sleep_until(due).await;
+        }
+        sender.send(&queued.item.frame).await?;
         if queue.is_empty() {
             sender.flush().await?;
         }

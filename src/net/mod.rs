@@ -19,18 +19,21 @@
 //! | `socket` | a byte stream over WebSocket messages, kept alive by pings |
 //! | [`client`], [`server`] | the two ends of the HTTP port |
 //! | [`mesh`] | [`Transport`]: links by slot, over sockets or in memory |
+//! | [`Shape`] | a worse network than there is, for measuring |
 
 pub mod client;
 mod error;
 pub mod link;
 pub mod mesh;
 pub mod server;
+mod shape;
 mod socket;
 pub mod tls;
 
 #[cfg(test)]
 mod attacks;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +42,7 @@ use crate::roster::Slot;
 
 pub use error::NetError;
 pub use link::{Link, Traffic};
+pub use shape::Shape;
 
 /// The version of everything that travels inside a link. Two agents of
 /// different versions refuse each other with an error that names both.
@@ -74,6 +78,9 @@ pub struct Limits {
     /// Bytes of frames that may wait in a [`mesh`], per peer and direction;
     /// one longer frame passes alone. 64 MiB.
     pub queue: u32,
+    /// For measuring alone: a worse network than there is, for the frames of a
+    /// [`mesh`] of links. Clones share one uplink. None.
+    pub shape: Option<Arc<Shape>>,
 }
 
 impl Default for Limits {
@@ -90,6 +97,7 @@ impl Default for Limits {
             half_open: 128,
             links: 256,
             queue: 64 << 20,
+            shape: None,
         }
     }
 }

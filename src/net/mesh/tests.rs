@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::keys::SecretKey;
+use crate::net::Shape;
 use crate::net::link::Role;
 use crate::net::tls::{self, Identity};
 
@@ -143,6 +144,35 @@ async fn battery<T: Transport + 'static>(mut all: Vec<T>) {
 #[tokio::test]
 async fn links_are_a_transport() {
     battery(link_meshes(4).await).await;
+}
+
+/// On the paused clock, which jumps to the next due time whenever all wait.
+#[tokio::test(start_paused = true)]
+async fn a_shaped_mesh_delays_frames_that_pipeline() {
+    let identities = identities(2);
+    let (near, far) = linked(&identities[0], &identities[1]).await;
+    // 50 ms one way, 1 MB/s.
+    let shape = Some(Arc::new(Shape::new(Duration::from_millis(50), Some(1e6))));
+    let (mut one, mut two) = (LinkMesh::new(&Limits { shape, ..limits() }), LinkMesh::new(&limits()));
+    one.attach(Slot(2), near);
+    two.attach(Slot(1), far);
+    let begun = Instant::now();
+    for byte in 0..10 {
+        one.send(Slot(2), Bytes::from(vec![byte; 10_000])).await.unwrap();
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO, "queueing waits for nobody");
+    for byte in 0..10 {
+        let (_, frame) = soon(two.recv()).await;
+        assert_eq!(frame.unwrap()[0], byte);
+        // The latency once, and 10 ms for each frame; the clock counts whole milliseconds.
+        let due = Duration::from_millis(50 + 10 * (u64::from(byte) + 1));
+        assert!((due..due + Duration::from_millis(5)).contains(&begun.elapsed()), "{byte}: {:?}", begun.elapsed());
+    }
+    // The other way is another uplink, which is not shaped here.
+    let asked = Instant::now();
+    two.send(Slot(1), Bytes::from_static(b"back")).await.unwrap();
+    assert_eq!(soon(one.recv()).await.1.unwrap(), "back");
+    assert!(asked.elapsed() < Duration::from_millis(5));
 }
 
 #[tokio::test]
