@@ -190,6 +190,7 @@ pub struct Concluded {
     /// the node's receipt
     pub receipt: SignedReceipt,
     /// its sealed share of each output, in the plan's order ([`Sealed`] in postcard)
+    #[serde(with = "crate::octets::many")]
     pub sealed: Vec<Vec<u8>>,
 }
 

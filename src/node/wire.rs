@@ -9,6 +9,8 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::octets;
+
 /// The longest first frame of an owner that the node serves: an assignment.
 pub(crate) const SUBMIT_LIMIT: usize = 4 << 20;
 /// Bytes of an input in one frame, at most.
@@ -28,14 +30,23 @@ pub(crate) enum ToNode<'a> {
     /// A job begins: [`Assignment`](crate::job::Assignment), and where the
     /// nodes can be dialled, in slot order. Inputs and segments follow.
     Submit {
-        #[serde(borrow)]
+        #[serde(borrow, serialize_with = "octets::serialize")]
         assignment: &'a [u8],
         peers: Vec<String>,
     },
     /// A part of an input's Δ; inputs and their parts come in order.
-    Input { number: u32, offset: u64, bytes: &'a [u8] },
+    Input {
+        number: u32,
+        offset: u64,
+        #[serde(serialize_with = "octets::serialize")]
+        bytes: &'a [u8],
+    },
     /// A segment of the material with its signed header; in order.
-    Segment { header: &'a [u8], bytes: &'a [u8] },
+    Segment {
+        header: &'a [u8],
+        #[serde(serialize_with = "octets::serialize")]
+        bytes: &'a [u8],
+    },
     /// The result is wanted: now, or once the job is over.
     Fetch { manifest: [u8; 32], wait: bool },
     /// The owner gives the job up.
@@ -52,7 +63,7 @@ pub(crate) enum ToOwner {
     /// So many rounds of openings are over.
     Round { round: u32, of: u32 },
     /// [`Concluded`](crate::job::Concluded): the job is over.
-    Concluded(Vec<u8>),
+    Concluded(#[serde(with = "octets")] Vec<u8>),
     /// Not over yet (the answer to a fetch that does not wait).
     Running { segments: u32, segments_of: u32, round: u32, rounds_of: u32 },
     /// The job was given up.
