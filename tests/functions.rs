@@ -209,6 +209,28 @@ fn a_relu_costs_what_its_design_says_whatever_the_width() {
             square.ge0() * square
         };
         assert_eq!(cost(small, n, tested), (5, 13));
+        // Public factors need no product, and one opening with the comparison too.
+        let weighted = |x: &Tensor| {
+            let weights = x.builder().constant(&vec![-1.25; n], Type::fixed(-1.25..=-1.25), [n]);
+            (x * weights + 0.5).relu()
+        };
+        let half = Type::fixed(-16384.0..=16383.0);
+        assert_eq!(cost(half, n, weighted), (5, 13));
+        assert_eq!(cost(half, n, |x| (x * 0.3 + 1.0).relu()), (5, 13));
+        assert_eq!(cost(half, n, |x| (x * 0.3).ge0()), (4, 12));
+        assert_eq!(cost(half, n, |x| (x * 0.3 + x * 0.7).relu()), (5, 13));
+        // Factors in a row have one truncation where both fit below 2^59.
+        assert_eq!(cost(half, n, |x| (x * 0.3 * 0.7).rescale(12)), (2, 2));
+        assert_eq!(cost(half, n, |x| (x * 0.25 * 0.625).rescale(12)), (1, 1));
+        assert_eq!(cost(half, n, |x| x * 0.3 + x.relu()), (5, 14));
+        // What waits for something else is not waited for.
+        assert_eq!(cost(small, n, |x| x * x + x.relu()), (5, 10));
+        // Two products go in one round; with triples under one opening, beside that of the mask.
+        let squares = |x: &Tensor| x.square() + (x + 1.0).square();
+        let small = Type::fixed(-120.0..=120.0);
+        assert_eq!(cost(small, n, squares), (1, 2));
+        let triples = cost_of(rosters()[1], small, n, squares);
+        assert_eq!((triples.rounds, triples.opened_words), (2, 3 * n as u64));
         // Both ends on one opening, one round of products for both.
         assert_eq!(cost(bits31, n, |x| x.clamp(-1.0..=1.0)).0, 5);
         assert_eq!(cost(bits31, n, |x| x.ge0()), (4, 12));
@@ -226,6 +248,9 @@ fn a_packed_relu_costs_few_bytes() {
         assert_eq!((relu.rounds, relu.opened_words), (7, 2 * n as u64));
         let fused = cost_of(rosters()[2], small, n, |x| (x * x - 30000.0).relu());
         assert_eq!((fused.rounds, fused.opened_words), (7, 2 * n as u64));
+        let half = Type::fixed(-16384.0..=16383.0);
+        let scaled = cost_of(rosters()[2], half, n, |x| (x * 0.3 + 1.0).relu());
+        assert_eq!((scaled.rounds, scaled.opened_words), (7, 2 * n as u64));
         if n > 1 {
             // Over all four nodes, the material not counted; and the material.
             let bytes = |cost: Cost| (4 * cost.sent_bytes / n as u64, cost.stream_words * 8 / n as u64);
@@ -248,6 +273,15 @@ fn a_bias_joins_its_product_and_both_are_right() {
             ((|x| (x * x + 1.5).relu()) as fn(&Tensor) -> Tensor, (|x| (x * x + 1.5f64).max(0.0)) as fn(f64) -> f64),
             (|x| (x * x - x).relu(), |x| (x * x - x).max(0.0)),
             (|x| x + x * x, |x| x + x * x),
+            (|x| (x * 0.3 + 1.5).relu(), |x| (x * 0.3 + 1.5).max(0.0)),
+            (|x| (x * -0.3 - x).relu(), |x| (-1.3 * x).max(0.0)),
+            (|x| x * 0.3 - x * -0.7, |x| x),
+            (|x| x * 0.3 - x * x, |x| 0.3 * x - x * x),
+            (|x| x * x - x * 0.3, |x| x * x - 0.3 * x),
+            (|x| (x * 0.3 - x * x).clamp(-1.0..=0.5), |x| (0.3 * x - x * x).clamp(-1.0, 0.5)),
+            (|x| x * 0.3 + x.relu(), |x| 0.3 * x + x.max(0.0)),
+            (|x| (x * 0.3 + 1.0) * -0.7 * 1.9, |x| (x * 0.3 + 1.0) * -0.7 * 1.9),
+            (|x| (x * 0.3).rescale(12).rescale(16).tanh(), |x| (x * 0.3).tanh()),
             (|x| (x * x + x * x).clamp(1.0..=2.0), |x| (2.0 * x * x).clamp(1.0, 2.0)),
             (|x| (x * x - 4.0) * 0.3, |x| (x * x - 4.0) * 0.3),
             (|x| x - x * x, |x| x - x * x),

@@ -7,19 +7,17 @@
 use super::{Known, Lowering, Masked, PlanError, Value, power, ulp};
 use crate::field::Fp61;
 use crate::program::graph::{Type, ValueId};
-use crate::program::plan::{MaskRef, Material, MaterialId, Part, Prim, Pub, Sec};
-use crate::tensor::Dims;
+use crate::program::plan::{MaskRef, Material, MaterialId, Part, Prim, Pub, Reg, Sec};
+use crate::tensor::{Dims, View};
 
 /// Signed values x with |x| < 2^59 are opened as x + 2^59 + r, so that the
 /// masked integer is never negative.
 pub(super) const OFFSET_BITS: u8 = 59;
 
-/// A fixed-point product before its truncation.
+/// A fixed-point number before its truncation.
 #[derive(Clone)]
 pub(super) struct Pending {
-    dims: Dims,
-    x: Sec,
-    y: Sec,
+    whole: Whole,
     pub(super) shift: u8,
     /// What is added before the truncation: a bias costs nothing there.
     add: Vec<(Fp61, Value)>,
@@ -27,10 +25,22 @@ pub(super) struct Pending {
     raw: i128,
 }
 
+/// What is to be truncated.
+#[derive(Clone, Copy)]
+enum Whole {
+    /// The product of two secrets, multiplied in the opening.
+    Product { dims: Dims, x: Sec, y: Sec },
+    /// What public factors have made of a secret, without a round.
+    Shared { x: Sec, n: usize },
+}
+
 impl Pending {
-    /// How many words the product has.
+    /// How many words it has.
     pub(super) fn words(&self) -> usize {
-        self.dims.lens().2
+        match self.whole {
+            Whole::Product { dims, .. } => dims.lens().2,
+            Whole::Shared { n, .. } => n,
+        }
     }
 }
 
@@ -58,28 +68,45 @@ impl Lowering {
             return Ok((exact, error));
         }
         error += ulp(frac);
-        let (Value::Secret(x), Value::Secret(y)) = (&a.value, &b.value) else {
-            let raw = self.product_of(dims, &a.value, &b.value)?;
-            return Ok((Value::Secret(self.truncate(raw, shift)), error));
+        let whole = match (&a.value, &b.value) {
+            (Value::Secret(x), Value::Secret(y)) => Whole::Product { dims, x: *x, y: *y },
+            _ => Whole::Shared { x: self.product_of(dims, &a.value, &b.value)?, n: dims.lens().2 },
         };
         let raw = terms as i128 * largest(a.ty) * largest(b.ty);
-        let pending = Pending { dims, x: *x, y: *y, shift, add: Vec::new(), raw };
-        let value =
-            if self.uses.get(&id) == Some(&1) { Value::Pending(pending) } else { Value::Secret(self.finish(pending)) };
-        Ok((value, error))
+        Ok((self.waiting(id, Pending { whole, shift, add: Vec::new(), raw }), error))
+    }
+
+    /// Waits for its only use, which may share the truncation; of several uses
+    /// none could.
+    fn waiting(&mut self, id: ValueId, pending: Pending) -> Value {
+        if self.uses.get(&id) == Some(&1) { Value::Pending(pending) } else { Value::Secret(self.finish(pending)) }
     }
 
     /// x·mantissa / 2^shift; a product that waits for its truncation takes the
     /// factor into one operand and truncates once by both shifts.
     pub(super) fn scale_by(
         &mut self,
+        id: ValueId,
         x: ValueId,
         mantissa: i64,
         shift: u8,
         ty: Type,
     ) -> Result<(Value, f64), PlanError> {
-        let k = Fp61::from_i64(mantissa);
         let factor = mantissa.unsigned_abs() as f64 / (1u64 << shift) as f64;
+        self.scale_words(id, x, (mantissa, shift), factor, ty)
+    }
+
+    /// The same words by mantissa / 2^shift, which changes the number that they
+    /// stand for by `factor`: another one where their fractional bits change.
+    pub(super) fn scale_words(
+        &mut self,
+        id: ValueId,
+        x: ValueId,
+        (mantissa, shift): (i64, u8),
+        factor: f64,
+        ty: Type,
+    ) -> Result<(Value, f64), PlanError> {
+        let k = Fp61::from_i64(mantissa);
         let error = |known: &Known| times(known.error, factor) + if shift > 0 { ulp(ty.frac) } else { 0.0 };
         if mantissa == 0 {
             let len = self.known[&x].shape.len();
@@ -96,12 +123,18 @@ impl Lowering {
             if by < OFFSET_BITS && p.raw * i128::from(mantissa.unsigned_abs()) < 1 << OFFSET_BITS {
                 let (p, bound) = (p.clone(), error(&self.known[&x]) + ulp(ty.frac));
                 self.known.remove(&x);
-                // Keep an operand whose mask is open already as it is.
-                let scale_x = self.masked.contains_key(&p.y) || self.bases.contains_key(&p.y);
                 let scaled = |l: &mut Self, v: Sec| l.linear(l.len(v), &[(k, Value::Secret(v))], Fp61::ZERO);
-                let (x, y) = if scale_x { (scaled(self, p.x), p.y) } else { (p.x, scaled(self, p.y)) };
+                let whole = match p.whole {
+                    Whole::Shared { x, n } => Whole::Shared { x: scaled(self, x), n },
+                    // Keep an operand whose mask is open already as it is.
+                    Whole::Product { dims, x, y } if self.masked.contains_key(&y) || self.bases.contains_key(&y) => {
+                        Whole::Product { dims, x: scaled(self, x), y }
+                    }
+                    Whole::Product { dims, x, y } => Whole::Product { dims, x, y: scaled(self, y) },
+                };
                 let add = p.add.into_iter().map(|(factor, value)| (factor * k, value)).collect();
-                return Ok((Value::Secret(self.finish(Pending { x, y, shift: by, add, ..p })), bound));
+                let raw = p.raw * i128::from(mantissa.unsigned_abs());
+                return Ok((self.waiting(id, Pending { whole, shift: by, add, raw }), bound));
             }
         }
         let known = self.force(x)?;
@@ -110,31 +143,101 @@ impl Lowering {
             return Ok((scaled, error(&known)));
         }
         let scaled = self.secret(&scaled);
-        Ok((Value::Secret(self.truncate(scaled, shift)), error(&known)))
+        let raw = largest(known.ty) * i128::from(mantissa.unsigned_abs());
+        let whole = Whole::Shared { x: scaled, n: self.len(scaled) };
+        Ok((self.waiting(id, Pending { whole, shift, add: Vec::new(), raw }), error(&known)))
     }
 
-    /// a + sign·b where a is a product that waits for its truncation: b joins it
-    /// there. `None` if a is none, or their sum might be too large before it.
+    /// a + sign·b where a waits for its truncation: b joins it there, and if b
+    /// waits too and needs no opening before, both have one. `None` if a does not
+    /// wait, if the sum might be too large before it, or if a would wait longer
+    /// than it does alone, which costs a round and saves none.
     pub(super) fn add_to_pending(
         &mut self,
         a: ValueId,
         b: ValueId,
         sign: Fp61,
     ) -> Result<Option<(Value, f64)>, PlanError> {
-        if a == b || self.uses.get(&a) != Some(&1) || !matches!(self.known[&a].value, Value::Pending(_)) {
+        let Known { value: Value::Pending(p), error, .. } = self.known[&a].clone() else { return Ok(None) };
+        if a == b || self.uses.get(&a) != Some(&1) {
             return Ok(None);
+        }
+        match (p.whole, &self.known[&b].value) {
+            (_, Value::Pending(Pending { whole: Whole::Shared { .. }, .. })) => return Ok(self.add_both(a, b, sign)),
+            // The other way round, a joins b.
+            (Whole::Shared { .. }, Value::Pending(_)) => return Ok(None),
+            // With triples a product is there before it is opened.
+            (_, Value::Pending(_)) if !self.roster.local_products() => return Ok(self.add_both(a, b, sign)),
+            _ => {}
         }
         let b = self.force(b)?;
-        let Known { value: Value::Pending(p), error, .. } = &self.known[&a] else { return Ok(None) };
-        let raw = p.raw + (largest(b.ty) << p.shift);
-        if raw >= 1 << OFFSET_BITS {
+        let mut sum = p;
+        sum.raw += largest(b.ty) << sum.shift;
+        let opened = self.opened_from(sum.whole);
+        let later = matches!(b.value, Value::Secret(x) if self.ready(Reg::Sec(x)) > opened);
+        if later || sum.raw >= 1 << OFFSET_BITS {
             return Ok(None);
         }
-        let (mut sum, error) = (p.clone(), error + b.error);
         sum.add.push((sign * power(sum.shift), b.value));
-        sum.raw = raw;
         self.known.remove(&a);
-        Ok(Some((Value::Pending(sum), error)))
+        Ok(Some((Value::Pending(sum), error + b.error)))
+    }
+
+    /// Two that wait under one opening: the second as words that are there without one.
+    fn add_both(&mut self, a: ValueId, b: ValueId, sign: Fp61) -> Option<(Value, f64)> {
+        let Known { value: Value::Pending(mut sum), error, .. } = self.known[&a].clone() else { return None };
+        let Known { value: Value::Pending(other), error: other_error, .. } = self.known[&b].clone() else {
+            return None;
+        };
+        // Both have the same fractional bits in the end.
+        let up = sum.shift.checked_sub(other.shift).filter(|_| self.uses.get(&b) == Some(&1))?;
+        sum.raw = sum.raw.saturating_add(other.raw.saturating_mul(1 << up));
+        if sum.raw >= 1 << OFFSET_BITS {
+            return None;
+        }
+        let words = match other.whole {
+            Whole::Shared { x, .. } => x,
+            Whole::Product { dims, x, y } => self.product(dims, x, y),
+        };
+        let k = sign * power(up);
+        sum.add.push((k, Value::Secret(words)));
+        sum.add.extend(other.add.into_iter().map(|(factor, value)| (factor * k, value)));
+        self.known.remove(&a);
+        self.known.remove(&b);
+        Some((Value::Pending(sum), error + other_error))
+    }
+
+    /// The openings before the one that truncates.
+    fn opened_from(&mut self, whole: Whole) -> usize {
+        match whole {
+            Whole::Shared { x, .. } => self.ready(Reg::Sec(x)),
+            Whole::Product { x, y, .. } if self.roster.local_products() => {
+                self.ready(Reg::Sec(x)).max(self.ready(Reg::Sec(y)))
+            }
+            Whole::Product { x, y, .. } => {
+                let mut masked = |x| match self.masked.get(&x) {
+                    Some(hit) => self.ready(Reg::Pub(hit.opened)),
+                    None => self.ready(Reg::Sec(x)) + 1,
+                };
+                masked(x).max(masked(y))
+            }
+        }
+    }
+
+    /// What waits and needs no product, seen through a view that moves its words.
+    pub(super) fn waiting_view(&mut self, id: ValueId, x: ValueId, view: &View) -> Option<(Value, f64)> {
+        let Known { value: Value::Pending(p), error, .. } = &self.known[&x] else { return None };
+        let (p, error) = (p.clone(), *error);
+        let Whole::Shared { x: words, n } = p.whole else { return None };
+        if self.uses.get(&x) != Some(&1) || self.uses.get(&id) != Some(&1) {
+            return None;
+        }
+        self.known.remove(&x);
+        let mut seen = |value: Value| self.view(view.clone(), &[value]);
+        let add = p.add.into_iter().map(|(k, value)| (k, seen(value))).collect();
+        let words = seen(Value::Secret(words));
+        let whole = Whole::Shared { x: self.secret(&words), n };
+        Some((Value::Pending(Pending { whole, add, ..p }), error))
     }
 
     /// The untruncated product of two values, of which at least one ends up secret.
@@ -257,7 +360,7 @@ impl Lowering {
 
     /// A pending product, multiplied and truncated in one opening.
     pub(super) fn finish(&mut self, p: Pending) -> Sec {
-        let n = p.dims.lens().2;
+        let n = p.words();
         let bits = self.add_material(Material::Bits { n, from: 0, shift: p.shift, digits: Vec::new() });
         let c = self.open_pending(p.clone(), bits);
         self.shifted(c, bits, p.shift)
@@ -269,19 +372,14 @@ impl Lowering {
         let n = p.words();
         let mut mask = vec![(Fp61::ONE, Value::Secret(self.draw(bits, Part::Value)))];
         mask.extend(p.add);
+        if let Whole::Shared { x, .. } = p.whole {
+            mask.push((Fp61::ONE, Value::Secret(x)));
+        }
         let mask = self.linear(n, &mask, power(OFFSET_BITS));
-        self.open_product(p.dims, p.x, p.y, mask)
-    }
-
-    /// x / 2^by, rounded down or up with the right odds. |x| < 2^59.
-    pub(super) fn truncate(&mut self, x: Sec, by: u8) -> Sec {
-        let n = self.len(x);
-        let bits = self.add_material(Material::Bits { n, from: 0, shift: by, digits: Vec::new() });
-        let r = self.draw(bits, Part::Value);
-        let masked = [(Fp61::ONE, Value::Secret(x)), (Fp61::ONE, Value::Secret(r))];
-        let masked = self.linear(n, &masked, power(OFFSET_BITS));
-        let c = self.open(masked);
-        self.shifted(c, bits, by)
+        match p.whole {
+            Whole::Product { dims, x, y } => self.open_product(dims, x, y, mask),
+            Whole::Shared { .. } => self.open(mask),
+        }
     }
 
     pub(super) fn shifted(&mut self, c: Pub, bits: MaterialId, by: u8) -> Sec {

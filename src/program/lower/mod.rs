@@ -16,7 +16,9 @@ use self::arith::Pending;
 use super::Program;
 use super::evaluate::patches;
 use super::graph::{Block, Node, Op, Signature, Type, ValueId};
-use super::plan::{Bit, Declaration, InputPlan, MaskRef, Material, MaterialId, OutputPlan, Part, Plan, Prim, Pub, Sec};
+use super::plan::{
+    Bit, Declaration, InputPlan, MaskRef, Material, MaterialId, OutputPlan, Part, Plan, Prim, Pub, Reg, Sec,
+};
 use super::planning::{Comparisons, Planning};
 use crate::field::Fp61;
 use crate::roster::{Roster, Scheme};
@@ -113,8 +115,8 @@ enum Value {
     Public(Pub),
     /// One public word for every element.
     Splat(Fp61, usize),
-    /// A fixed-point product that is not truncated yet, because its only use
-    /// may be a public scaling that shares the truncation.
+    /// A fixed-point number that is not truncated yet, because its only use may
+    /// share the truncation: a scaling, a sum, a comparison.
     Pending(Pending),
 }
 
@@ -169,6 +171,9 @@ struct Lowering {
     /// Constants of one repeated word.
     filled: HashMap<(Fp61, usize), Pub>,
     constant_words: usize,
+    /// Openings before each register, secret, public and packed, for as many primitives.
+    rounds: [Vec<usize>; 3],
+    counted: usize,
 }
 
 impl Lowering {
@@ -194,6 +199,8 @@ impl Lowering {
             shown: HashMap::new(),
             filled: HashMap::new(),
             constant_words: 0,
+            rounds: [Vec::new(), Vec::new(), Vec::new()],
+            counted: 0,
         }
     }
 
@@ -262,28 +269,28 @@ impl Lowering {
                 let dims = Dims::Matmul { m: left.dims()[0], k: left.dims()[1], n: right.dims()[1] };
                 self.multiply(node.first, dims, *a, *b)?
             }
-            Op::ScaleBy { x, mantissa, shift } => self.scale_by(*x, *mantissa, *shift, sig.ty)?,
+            Op::ScaleBy { x, mantissa, shift } => self.scale_by(node.first, *x, *mantissa, *shift, sig.ty)?,
             Op::Rescale { x, frac } => {
-                let x = self.force(*x)?;
-                let old = x.ty.frac;
+                let old = self.known[x].ty.frac;
                 if *frac >= old {
+                    let x = self.force(*x)?;
                     (self.times(&x.value, power(*frac - old)), x.error)
                 } else {
-                    let secret = self.secret(&x.value);
-                    (Value::Secret(self.truncate(secret, old - frac)), x.error + ulp(*frac))
+                    self.scale_words(node.first, *x, (1, old - frac), 1.0, sig.ty)?
                 }
             }
             Op::Transpose(x) => {
-                let x = self.force(*x)?;
-                let dims = x.shape.dims();
-                let (rows, cols) = (dims[dims.len() - 2], dims[dims.len() - 1]);
-                let outer = x.shape.len() / (rows * cols);
-                let value = if rows == 1 || cols == 1 {
-                    x.value
-                } else {
-                    self.view(View::Transpose { outer, rows, cols }, &[x.value])
-                };
-                (value, x.error)
+                let shape = &self.known[x].shape;
+                let (rows, cols) = (sig.shape.dims()[sig.shape.dims().len() - 1], shape.dims()[shape.dims().len() - 1]);
+                let view = View::Transpose { outer: len / (rows * cols), rows, cols };
+                match self.waiting_view(node.first, *x, &view) {
+                    Some(waiting) => waiting,
+                    None => {
+                        let x = self.force(*x)?;
+                        let value = if view.moves_nothing() { x.value } else { self.view(view, &[x.value]) };
+                        (value, x.error)
+                    }
+                }
             }
             Op::Reshape(x)
                 if self.uses[x] == 1
@@ -524,6 +531,33 @@ impl Lowering {
         let whole = Known { value: Value::Secret(self.finish(p)), ..known };
         self.known.insert(id, whole.clone());
         Ok(whole)
+    }
+
+    /// The number of openings that a register waits for one after another.
+    fn ready(&mut self, reg: Reg) -> usize {
+        let lens = [self.sec_lens.len(), self.pub_lens.len(), self.bit_lens.len()];
+        self.rounds.iter_mut().zip(lens).for_each(|(levels, len)| levels.resize(len, 0));
+        let at = |reg| match reg {
+            Reg::Sec(s) => (0, s.0 as usize),
+            Reg::Pub(p) => (1, p.0 as usize),
+            Reg::Bit(b) => (2, b.0 as usize),
+        };
+        let rounds = &mut self.rounds;
+        for prim in &self.prims[self.counted..] {
+            let mut level = 0;
+            prim.reads(|reg| {
+                let (kind, number) = at(reg);
+                level = level.max(rounds[kind][number]);
+            });
+            level += usize::from(prim.interactive());
+            prim.writes(|reg| {
+                let (kind, number) = at(reg);
+                rounds[kind][number] = level;
+            });
+        }
+        self.counted = self.prims.len();
+        let (kind, number) = at(reg);
+        self.rounds[kind][number]
     }
 
     // --- registers and local primitives -----------------------------------
