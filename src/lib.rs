@@ -16,7 +16,6 @@ pub mod ml;
 pub mod net;
 #[cfg(feature = "net")]
 pub mod node;
-mod octets;
 pub mod owner;
 pub mod prg;
 pub mod program;

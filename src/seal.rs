@@ -44,7 +44,7 @@ pub struct Sealed {
     /// the sender's ephemeral X25519 key
     pub encapsulated: [u8; 32],
     /// ciphertext and its 16-byte tag
-    #[serde(with = "crate::octets")]
+    #[serde(with = "serde_bytes")]
     pub ciphertext: Vec<u8>,
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 use zeroize::Zeroizing;
 
 use super::{
@@ -190,8 +191,7 @@ pub struct Concluded {
     /// the node's receipt
     pub receipt: SignedReceipt,
     /// its sealed share of each output, in the plan's order ([`Sealed`] in postcard)
-    #[serde(with = "crate::octets::many")]
-    pub sealed: Vec<Vec<u8>>,
+    pub sealed: Vec<ByteBuf>,
 }
 
 impl Conclusion {
@@ -210,7 +210,7 @@ impl Conclusion {
             let info = SealInfo { manifest: self.manifest.digest(), output, sender: self.slot, reader: entry.reader };
             let plain = Zeroizing::new(encode_words(share.words()));
             let share: Sealed = seal_with(&info, &plain, &mut &mut *rng)?;
-            sealed.push(postcard::to_stdvec(&share).expect("bytes always encode"));
+            sealed.push(ByteBuf::from(postcard::to_stdvec(&share).expect("bytes always encode")));
         }
         let receipt = Receipt {
             protocol: PROTOCOL,

@@ -193,7 +193,7 @@ struct Parties(BTreeSet<[u8; 32]>);
 struct Kept {
     parties: Parties,
     /// [`Concluded`](crate::job::Concluded)
-    #[serde(with = "crate::octets")]
+    #[serde(with = "serde_bytes")]
     concluded: Vec<u8>,
 }
 

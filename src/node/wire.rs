@@ -9,8 +9,6 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::octets;
-
 /// The longest first frame of an owner that the node serves: an assignment.
 pub(crate) const SUBMIT_LIMIT: usize = 4 << 20;
 /// Bytes of an input in one frame, at most.
@@ -30,7 +28,7 @@ pub(crate) enum ToNode<'a> {
     /// A job begins: [`Assignment`](crate::job::Assignment), and where the
     /// nodes can be dialled, in slot order. Inputs and segments follow.
     Submit {
-        #[serde(borrow, serialize_with = "octets::serialize")]
+        #[serde(borrow, with = "serde_bytes")]
         assignment: &'a [u8],
         peers: Vec<String>,
     },
@@ -38,13 +36,13 @@ pub(crate) enum ToNode<'a> {
     Input {
         number: u32,
         offset: u64,
-        #[serde(serialize_with = "octets::serialize")]
+        #[serde(with = "serde_bytes")]
         bytes: &'a [u8],
     },
     /// A segment of the material with its signed header; in order.
     Segment {
         header: &'a [u8],
-        #[serde(serialize_with = "octets::serialize")]
+        #[serde(with = "serde_bytes")]
         bytes: &'a [u8],
     },
     /// The result is wanted: now, or once the job is over.
@@ -63,7 +61,7 @@ pub(crate) enum ToOwner {
     /// So many rounds of openings are over.
     Round { round: u32, of: u32 },
     /// [`Concluded`](crate::job::Concluded): the job is over.
-    Concluded(#[serde(with = "octets")] Vec<u8>),
+    Concluded(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Not over yet (the answer to a fetch that does not wait).
     Running { segments: u32, segments_of: u32, round: u32, rounds_of: u32 },
     /// The job was given up.

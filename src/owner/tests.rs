@@ -76,7 +76,7 @@ impl Done {
         let (info, mut plain) = self.share(slot, output);
         change(&mut plain);
         let sealed = postcard::to_stdvec(&seal(&info, &plain).unwrap()).unwrap();
-        self.concluded[slot.index()].sealed[output as usize] = sealed;
+        self.concluded[slot.index()].sealed[output as usize] = sealed.into();
         self.sign(slot);
     }
 

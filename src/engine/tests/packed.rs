@@ -14,15 +14,17 @@ use crate::field::Fp61;
 use crate::program::plan::{MSB, Material, Prim};
 use crate::program::{Builder, Comparisons, Planning, Type};
 use crate::roster::{Roster, Slot};
-use crate::sharing::packed::after;
+use crate::sharing::{DecodeError, packed::after};
 
 const VALUES: [f64; 4] = [1.5, -2.0, 0.0, -0.25];
 
-/// A ReLU behind a product, and thresholds that share their low bits.
+/// A ReLU behind a product, thresholds that share their low bits, and products
+/// beside their layers.
 fn world() -> World<'static> {
     let b = Builder::new();
     let x = b.input("x", "alice", Type::fixed(-4.0..=4.0), [VALUES.len()]);
     b.output("relu", "alice", &(&x * &x - 2.0).relu());
+    b.output("cube", "alice", &(&(&x * &x) * &x));
     b.output("steps", "alice", &x.at_least(&[-1.0, 0.5, 2.0]));
     let inputs = BTreeMap::from([("x".to_owned(), VALUES.to_vec())]);
     let planning = Planning { comparisons: Comparisons::Packed, ..Planning::default() };
@@ -38,7 +40,7 @@ fn layers() -> Vec<(u32, usize)> {
     for (found, x) in relu.iter().zip(VALUES) {
         assert!((found - (x * x - 2.0).max(0.0)).abs() < 1e-4, "{found}");
     }
-    let steps: Vec<_> = outputs[1].iter().map(|w| w.word()).collect();
+    let steps: Vec<_> = outputs[2].iter().map(|w| w.word()).collect();
     assert_eq!(steps, [1, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]);
     let sent = world.sent.iter().filter(|f| f.header.from == Slot(1) && f.header.to == Slot(4));
     let layers: Vec<_> = sent
@@ -221,31 +223,29 @@ fn what_is_no_layer_is_refused_by_name() {
     assert!(said(4, 4).contains("expected layer of packed bits"), "{}", said(4, 4));
 }
 
-/// A wrong share beside a right layer: degree t corrects it and names the liar,
-/// as in every other round.
+/// Shares of products lie beside layers: a wrong one is noticed as in every other
+/// round, but a wrong layer comes first, so that the job ends as it always does.
 #[test]
-fn shares_beside_a_layer_keep_their_redundancy() {
-    let mut world = world();
-    let changed = Rc::new(Cell::new(0));
-    let counted = changed.clone();
-    world.adversary = Box::new(move |frame| {
-        if frame.header.from == Slot(2)
-            && let Body::Packed(words, _) = &mut frame.body
-            && !words.is_empty()
-        {
-            Arc::make_mut(words)[0] += Fp61::ONE;
-            counted.set(counted.get() + 1);
-        }
-        Verdict::Deliver
-    });
-    world.run();
-    if changed.get() > 0 {
-        // Products are of degree 2t, which detects; sums are corrected.
-        for (slot, outcome) in world.outcomes.iter().filter(|(slot, _)| **slot != Slot(2)) {
-            match outcome {
-                Ok(outcome) => assert!(outcome.blamed.contains(&Slot(2)), "{slot}"),
-                Err(error) => assert!(matches!(error, EngineError::Decode(_)), "{slot}: {error}"),
+fn shares_beside_a_layer_keep_their_redundancy_and_come_second() {
+    for layer_too in [false, true] {
+        let (hits, errors) = lie(Slot(2), move |frame| {
+            let to = frame.header.to;
+            let Body::Packed(shares, told) = &mut frame.body else { return false };
+            let Told::Words(words) = told else { return false };
+            if shares.is_empty() || to != Slot(1) {
+                return false;
             }
+            Arc::make_mut(shares)[0] += Fp61::ONE;
+            if layer_too {
+                Arc::make_mut(words)[0] ^= 1;
+            }
+            true
+        });
+        assert_eq!(hits, 1, "the job ends with the first");
+        match &errors[&Slot(1)] {
+            EngineError::Decode(DecodeError::Inconsistent { .. }) => assert!(!layer_too),
+            EngineError::Voucher { from: Slot(2), .. } => assert!(layer_too),
+            other => panic!("{other}"),
         }
     }
 }
