@@ -5,6 +5,7 @@
 //! cargo run --release --example bench -- relu:100000 --scheme spdz --nodes 3
 //! cargo run --release --example bench -- logreg:10 --latency 20 --bandwidth 100
 //! cargo run --release --example bench -- triples:1000000 --scheme spdz --nodes 2
+//! cargo run --release --example bench -- --report docs/performance.md --repeat 5
 //! ```
 //!
 //! Every node is a process of its own that runs what `beaverdam node` runs.
@@ -20,15 +21,18 @@ mod data;
 #[path = "../common/job.rs"]
 mod job;
 mod measure;
+mod picture;
+mod report;
 mod works;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use beaverdam::cli::{self, BackendArgs, ComparisonsArg, PlanningArgs, RosterArgs};
 use clap::Parser;
 
 use agents::Extra;
-use measure::{Setting, measure};
+use measure::{Line, Setting, measure};
 use works::Work;
 
 /// Runs works across node processes on this machine and prints what they took
@@ -38,8 +42,11 @@ use works::Work;
 struct Args {
     /// mul:N, fmul:N, matmul:MxKxN, cmp:N, relu:N, logreg:EPOCHS, mlp:BATCH;
     /// what the owner deals alone: triples:N, trunc:N
-    #[arg(value_name = "WORK", required = true)]
+    #[arg(value_name = "WORK", required_unless_present = "report")]
     works: Vec<Work>,
+    /// Measure what docs/performance.md tells and write it, with its pictures
+    #[arg(long, value_name = "FILE.md", conflicts_with_all = ["works", "scheme", "nodes", "threshold", "latency", "bandwidth"])]
+    report: Option<PathBuf>,
     #[command(flatten)]
     roster: RosterArgs,
     /// How often each work is run
@@ -86,8 +93,15 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Fault> {
     let setting = args.setting()?;
+    let mut show = |line: &Line| println!("{}", serde_json::json!(line));
+    if let Some(path) = &args.report {
+        // Before anything is measured: can it be written?
+        let writable = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        writable.map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+        return report::write(path, &setting, &mut show);
+    }
     for work in &args.works {
-        measure(*work, &setting, &mut |line| println!("{}", serde_json::json!(line)))?;
+        measure(*work, &setting, &mut show)?;
     }
     Ok(())
 }
@@ -108,17 +122,14 @@ impl Args {
             bandwidth: self.bandwidth.unwrap_or(1e4),
             comparisons: self.comparisons,
         };
-        let flags = [
-            self.latency.map(|ms| format!("--shape-latency={ms}")),
-            self.bandwidth.map(|mbit| format!("--shape-bandwidth={mbit}")),
-            // A slow network is waited for.
-            Some("--deadline=3600".to_owned()),
-        ];
         Ok(Setting {
             roster: self.roster.roster()?,
             planning: planning.planning(),
             backend: self.backend,
-            extra: Extra { flags: flags.into_iter().flatten().collect(), threads: self.threads.map(usize::from) },
+            extra: Extra {
+                flags: measure::flags(self.latency, self.bandwidth),
+                threads: self.threads.map(usize::from),
+            },
             shaped: self.latency.is_some() || self.bandwidth.is_some(),
             seed: self.seed,
             repeat: self.repeat,

@@ -31,6 +31,27 @@ pub struct Setting {
     pub repeat: u32,
 }
 
+/// Flags of a node on a network that is made slower than it is.
+pub fn flags(latency_ms: Option<f64>, mbit: Option<f64>) -> Vec<String> {
+    let latency = latency_ms.map(|ms| format!("--shape-latency={ms}"));
+    let bandwidth = mbit.map(|mbit| format!("--shape-bandwidth={mbit}"));
+    // A slow network is waited for.
+    latency.into_iter().chain(bandwidth).chain(["--deadline=3600".to_owned()]).collect()
+}
+
+impl Setting {
+    /// The same on a network of this latency, one way, and these uplinks.
+    pub fn shaped(&self, latency_ms: f64, mbit: f64) -> Self {
+        let (latency_us, bandwidth_kbit) = ((latency_ms * 1e3) as u32, (mbit * 1e3) as u32);
+        Self {
+            planning: Planning { latency_us, bandwidth_kbit, ..self.planning },
+            extra: Extra { flags: flags(Some(latency_ms), Some(mbit)), ..self.extra.clone() },
+            shaped: true,
+            ..self.clone()
+        }
+    }
+}
+
 /// One phase of one run, or the medians of a phase over all runs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
@@ -61,6 +82,8 @@ pub struct Line {
     pub owner_cpu_s: Option<f64>,
     /// the most that a node sent to other nodes
     pub bytes_per_node: u64,
+    /// what all nodes together sent to each other
+    pub sent_bytes: u64,
     pub rounds: u32,
     /// largest resident size of any node; of the owner for phase material
     pub peak_mb: Option<f64>,
@@ -123,6 +146,7 @@ fn compute(
     ready.check(work, &plan, &run.results.outputs)?;
     let blank = Line {
         bytes_per_node: run.bytes(),
+        sent_bytes: run.results.agreed.receipts().iter().map(|r| r.sent).sum(),
         rounds: run.results.agreed.rounds(),
         peak_mb: run.usage[2].peak_mb,
         load,
@@ -134,7 +158,7 @@ fn compute(
         Line { phase, wall_s, cpu_s, owner_cpu_s: difference(from.owner_cpu, to.owner_cpu), ..blank.clone() }
     };
     Ok(vec![
-        Line { bytes_per_node: 0, rounds: 0, ..phase("prepare", run.offline, 0, 1) },
+        Line { bytes_per_node: 0, sent_bytes: 0, rounds: 0, ..phase("prepare", run.offline, 0, 1) },
         phase("online", run.online, 1, 2),
         phase("total", run.offline + run.online, 0, 2),
     ])
@@ -202,6 +226,7 @@ fn line(work: Work, setting: &Setting, cost: &Cost) -> Line {
         cpu_s: None,
         owner_cpu_s: None,
         bytes_per_node: 0,
+        sent_bytes: 0,
         rounds: 0,
         peak_mb: None,
         input_bytes: 8 * cost.input_words,
