@@ -387,7 +387,7 @@ impl Tensor {
         }
     }
 
-    fn both(&self, name: &'static str, other: &Tensor, op: impl FnOnce(ValueId, ValueId) -> Op) -> Tensor {
+    pub(super) fn both(&self, name: &'static str, other: &Tensor, op: impl FnOnce(ValueId, ValueId) -> Op) -> Tensor {
         match self.builder.ids(name, &[self, other]) {
             Some(ids) => self.emit(op(ids[0], ids[1])),
             None => self.builder.poisoned(),

@@ -391,6 +391,13 @@ impl Checker {
                 ty.check(name)?;
                 Ok(Signature { ty, shape: x.shape.clone() })
             }
+            Op::Claim { x, of, .. } => {
+                let (x, of) = (get(x)?, get(of)?);
+                if x.shape != of.shape {
+                    return refuse(name, &[x, of], "equal shapes");
+                }
+                Ok(x.clone())
+            }
             Op::Repeat { .. } => unreachable!("repeats are entered and left"),
         }
     }
@@ -424,6 +431,7 @@ impl Op {
             Op::Repeat { .. } => "repeat",
             Op::Random => "random",
             Op::Patches { .. } => "patches",
+            Op::Claim { .. } => "claim",
         }
     }
 }

@@ -146,7 +146,7 @@ impl<A: Arithmetic> Walk<'_, A> {
                 let at = |i: usize| i / (rows * cols) * (rows * cols) + i % rows * cols + i / rows % cols;
                 (0..x.len()).map(|i| x[at(i)]).collect()
             }
-            Op::Reshape(x) | Op::Declare { x, .. } => self.words(*x).to_vec(),
+            Op::Reshape(x) | Op::Declare { x, .. } | Op::Claim { x, .. } => self.words(*x).to_vec(),
             Op::Slice { x, axis, start, end } => {
                 let (_, length, inner) = self.nest(*x, *axis);
                 let blocks = self.words(*x);

@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 use super::builder::Tensor;
 use super::error::ProgramError;
 use super::graph::{Op, Type};
+use super::octaves::Octaves;
 use super::table::{self, Function, NoTable};
 use super::types::BOUND;
 
@@ -262,8 +263,26 @@ impl Tensor {
     /// docs/accuracy.md lists the worst for usual ranges) and a few units in
     /// the last place. One opening, a comparison's tree for each breakpoint
     /// (the digits below them are shared) and three products in three rounds.
+    ///
+    /// On ranges of many octaves above 0, log, reciprocal, square root and its
+    /// inverse are brought to one octave first, where a table would err by more
+    /// than 16 units in the last place: a comparison's tree for each power of
+    /// two in the range and two products more (for the log one). With 16
+    /// fractional bits that serves 2^−13 to 2^13; wider ranges are refused.
     pub fn apply(&self, function: Function) -> Tensor {
-        match table::fit(function, self.ty()) {
+        let fitted = table::fit(function, self.ty());
+        let coarse = match &fitted {
+            Ok(table) => table.claimed_error() > COARSE * self.ty().ulp(),
+            Err(NoTable::Coarse(_)) => true,
+            Err(NoTable::Undefined) => false,
+        };
+        if coarse
+            && let Some(octaves) = Octaves::of(function, self.ty())
+            && fitted.as_ref().map_or(true, |table| octaves.error() < table.claimed_error())
+        {
+            return octaves.apply(self);
+        }
+        match fitted {
             Ok(table) => self.one(|x| Op::Approximate { x, function, table }),
             Err(NoTable::Undefined) => self.no_table(
                 function,
@@ -335,6 +354,8 @@ impl Tensor {
     }
 }
 
+/// Units in the last place from which on a table gives way to octaves.
+const COARSE: f64 = 16.0;
 /// Quotients that one comparison tells apart.
 const FAN_OUT: i64 = 64;
 

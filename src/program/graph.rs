@@ -194,6 +194,18 @@ pub enum Op {
         /// where it lies
         window: Window,
     },
+    /// Claims that x is a function of another value, whatever it was made of:
+    /// of use for error bounds alone, as a table's own claim.
+    Claim {
+        /// the result, passed on
+        x: ValueId,
+        /// what it is a function of, of the same shape
+        of: ValueId,
+        /// the distance from the function, times 2^40
+        error: u64,
+        /// the function's greatest slope, times 2^20
+        slope: u64,
+    },
 }
 
 /// A definition: an operation and the signatures of the values it defines

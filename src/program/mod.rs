@@ -15,6 +15,7 @@ pub mod graph;
 #[doc(hidden)]
 pub mod ideal;
 mod lower;
+mod octaves;
 pub mod plan;
 mod planning;
 #[doc(hidden)]

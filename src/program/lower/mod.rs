@@ -16,6 +16,7 @@ use self::arith::Pending;
 use super::Program;
 use super::evaluate::patches;
 use super::graph::{Block, Node, Op, Signature, Type, ValueId};
+use super::octaves::{ERROR_BITS, SLOPE_BITS};
 use super::plan::{
     Bit, Declaration, InputPlan, MaskRef, Material, MaterialId, OutputPlan, Part, Plan, Prim, Pub, Reg, Sec,
 };
@@ -308,6 +309,14 @@ impl Lowering {
             Op::Reshape(x) | Op::Declare { x, .. } => {
                 let x = self.force(*x)?;
                 (x.value, x.error)
+            }
+            Op::Claim { x, of, error, slope } => {
+                let x = self.force(*x)?;
+                let of = self.known[of].error;
+                let [error, slope] =
+                    [(error, ERROR_BITS), (slope, SLOPE_BITS)].map(|(v, bits)| *v as f64 / 2f64.powi(bits));
+                // What made x may know a better bound of its own.
+                (x.value, x.error.min(error + if of > 0.0 { of * slope } else { 0.0 }))
             }
             Op::Slice { x, axis, start, end } => {
                 let x = self.force(*x)?;
@@ -740,6 +749,7 @@ fn count_uses(nodes: &[Node], uses: &mut HashMap<ValueId, usize>) {
             Op::Clamp { x, .. } | Op::Approximate { x, .. } => add(&[*x]),
             Op::ScaleBy { x, .. } | Op::Rescale { x, .. } | Op::Slice { x, .. } => add(&[*x]),
             Op::Patches { x, .. } => add(&[*x]),
+            Op::Claim { x, of, .. } => add(&[*x, *of]),
             Op::Sum { x, .. } | Op::Declare { x, .. } => add(&[*x]),
             Op::Concat { parts, .. } => add(parts),
             Op::Select { c, a, b } => add(&[*c, *a, *b]),
