@@ -5,7 +5,7 @@
 //! cargo run --release --example bench -- relu:100000 --scheme spdz --nodes 3
 //! cargo run --release --example bench -- logreg:10 --latency 20 --bandwidth 100
 //! cargo run --release --example bench -- triples:1000000 --scheme spdz --nodes 2
-//! cargo run --release --example bench -- --report docs/performance.md --repeat 5
+//! cargo run --release --example bench -- --report docs/performance.md --repeat 5 --backend cpu
 //! ```
 //!
 //! Every node is a process of its own that runs what `beaverdam node` runs.

@@ -19,7 +19,8 @@ const COLOURS: [RGBColor; 3] = [RGBColor(0xd5, 0x5e, 0x00), RGBColor(0x00, 0x72,
 pub fn draw(path: &Path, (x, y): (&str, &str), logarithmic: bool, curves: &[Curve]) -> Result<(), Fault> {
     let failed = |e: &dyn std::fmt::Display| format!("cannot write {}: {e}", path.display());
     let scaled = |v: f64| if logarithmic { v.max(1e-9).log10() } else { v };
-    let shown = |v: &f64| if logarithmic { power(*v) } else { format!("{v}") };
+    // Not the last digits of a float: three are more than an axis can show.
+    let shown = |v: &f64| if logarithmic { power(*v) } else { format!("{}", (v * 1e3).round() / 1e3) };
     let all = || curves.iter().flat_map(|c| &c.points).map(|(x, y)| (scaled(*x), scaled(*y)));
     let range = |of: fn((f64, f64)) -> f64| {
         let (least, most) = all().map(of).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));

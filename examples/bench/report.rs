@@ -63,7 +63,7 @@ fn head(setting: &Setting, measured: &[[Vec<Line>; 2]]) -> String {
     format!(
         "# Performance\n\n\
          This page is written by one command and holds what it measured, medians of {} runs:\n\n\
-         ```text\ncargo run --release --example bench -- --report docs/performance.md --repeat {}\n```\n\n\
+         ```text\ncargo run --release --example bench -- --report docs/performance.md --repeat {} --backend cpu\n```\n\n\
          All nodes are processes of one machine ({}, {cores} cores) and speak over its loopback interface, \
          with {load}: seconds of CPU are the steadier figure. \
          Plans are made for 0.05 ms and 10 Gbit/s. Every result was compared with the same work in the clear.\n",

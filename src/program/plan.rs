@@ -8,6 +8,7 @@ use crate::field::Fp61;
 use crate::program::graph::Type;
 use crate::roster::{Degree, Roster};
 use crate::sharing::packed;
+pub use crate::sharing::packed::{BitLeaf, MSB};
 use crate::tensor::{Dims, Shape, View};
 
 /// A secret register: written once.
@@ -29,11 +30,7 @@ pub enum Reg {
     /// packed secret bits
     Bit(Bit),
 }
-/// A leaf of a packed comparison: one bit of the mask or two neighbours,
-/// the lower first. Bit [`MSB`] stands for the wrap that is carried in.
-pub type BitLeaf = (u8, Option<u8>);
-/// The highest bit of a field element.
-pub const MSB: u8 = 60;
+
 /// The number of a material op in [`Plan::material`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MaterialId(pub u32);

@@ -4,8 +4,8 @@
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
+use super::MSB;
 use crate::field::Fp61;
-use crate::program::plan::MSB;
 
 /// Blocks of 64 words that one task transposes at least.
 const TASK: usize = 64;

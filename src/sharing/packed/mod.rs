@@ -36,8 +36,13 @@ use zeroize::Zeroizing;
 
 use crate::field::Fp61;
 use crate::prg::{Address, Domain, PrgKey};
-use crate::program::plan::BitLeaf;
 use crate::roster::{Roster, Slot, Subset};
+
+/// A leaf of a comparison: one bit of the mask or two neighbours, the lower
+/// first. Bit [`MSB`] stands for the wrap that is carried in.
+pub type BitLeaf = (u8, Option<u8>);
+/// The highest bit of a field element.
+pub const MSB: u8 = 60;
 
 /// Words of a packed row of n bits: even, so that its halves are whole words.
 pub fn lane(n: usize) -> usize {
