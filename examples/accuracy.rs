@@ -11,7 +11,7 @@ use beaverdam::job::local;
 use beaverdam::ml::layers;
 use beaverdam::program::graph::Op;
 use beaverdam::program::table::Function;
-use beaverdam::program::{Builder, Planning, Program, Tensor, Type};
+use beaverdam::program::{Builder, Comparisons, Planning, Program, Tensor, Type};
 use beaverdam::roster::Roster;
 
 /// Any fault, already one line.
@@ -74,21 +74,41 @@ fn main() -> Result<(), Fault> {
     );
     println!("Half of the points of those rows are spread evenly over the octaves.");
     println!();
-    println!("| function | range | pieces | claimed | worst | mean | bound | rounds | opened words each |");
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!(
+        "| function | range | pieces | claimed | worst | mean | bound | rounds | opened words each | material bytes each |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for case in cases {
         row(&case)?;
     }
     println!();
     println!("Relu, clamp, comparisons, minima and maxima, argmax, sorting, one-hot intervals and");
     println!("embeddings, quotients and remainders by public integers are exact on the words that they are given.");
+    println!("What they cost at 31 bits ([−2^15, 2^15) with 16 fractional bits), as their plans say: rounds, opened");
+    println!("words, bytes among all nodes and bytes of material for each result, by digits and on packed bits.");
+    println!();
+    println!("| operation | rounds | words | bytes | material | packed: rounds | words | bytes | material |");
+    println!("|---|---|---|---|---|---|---|---|---|");
+    let one = (Type::fixed(-32768.0..=32767.0), 1);
+    let row = (Type::fixed(-32768.0..=32767.0), 16);
+    let int = (Type::int(-(1 << 30)..=(1 << 30) - 1), 1);
+    exact("x ≥ 0, x < 0", one, |x| x.ge0())?;
+    exact("x = y", one, |x| x.eq(&x.zeros(x.shape().dims())))?;
+    exact("ReLU", one, Tensor::relu)?;
+    exact("absolute value", one, Tensor::abs)?;
+    exact("clamp to −1..=1", one, |x| x.clamp(-1.0..=1.0))?;
+    exact("maximum of 16", row, |x| x.max_along(1))?;
+    exact("argmax of 16", row, |x| x.argmax(1))?;
+    exact("sort of 16", row, Tensor::sort)?;
+    exact("quotient by 10, integers", int, |x| x.floor_div(10))?;
+    exact("remainder by 10, integers", int, |x| x.modulo(10))?;
     println!();
     println!("## Layers");
     println!();
     println!("Rows of 16 numbers in [−4, 4], 500 of them.");
     println!();
-    println!("| layer | worst | mean | rounds |");
-    println!("|---|---|---|---|");
+    println!("| layer | worst | mean | rounds | opened words a row | material bytes a row |");
+    println!("|---|---|---|---|---|---|");
     layer("softmax", layers::softmax, |row| {
         let sum: f64 = row.iter().map(|x| x.exp()).sum();
         row.iter().map(|x| x.exp() / sum).collect()
@@ -155,11 +175,12 @@ fn row(case: &Case) -> Result<(), Fault> {
     }
     let cost = plan.cost();
     println!(
-        "| {} | {lo}..={hi} | {pieces} | {claimed:.1e} | {worst:.1e} | {mean:.1e} | {:.1e} | {} | {} |",
+        "| {} | {lo}..={hi} | {pieces} | {claimed:.1e} | {worst:.1e} | {mean:.1e} | {:.1e} | {} | {} | {} |",
         case.name,
         plan.outputs[0].error,
         cost.rounds,
-        cost.opened_words / POINTS as u64
+        cost.opened_words / POINTS as u64,
+        each(cost.stream_words, POINTS)
     );
     Ok(())
 }
@@ -168,9 +189,34 @@ fn layer(name: &str, private: impl Fn(&Tensor) -> Tensor, plain: impl Fn(&[f64])
     let (rows, width) = (500, 16);
     let x: Vec<f64> = (0..rows * width).map(|i| (i * 7919 % 8191) as f64 / 1024.0 - 4.0).collect();
     let program = program(Type::fixed(-4.0..=4.0), &[rows, width], private)?;
-    let rounds = program.plan(roster()?)?.cost().rounds;
+    let cost = program.plan(roster()?)?.cost();
     let expected: Vec<f64> = x.chunks(width).flat_map(plain).collect();
     let (worst, mean) = errors(&run(&program, x)?, &expected);
-    println!("| {name} | {worst:.1e} | {mean:.1e} | {rounds} |");
+    println!(
+        "| {name} | {worst:.1e} | {mean:.1e} | {} | {} | {} |",
+        cost.rounds,
+        cost.opened_words / rows as u64,
+        each(cost.stream_words, rows)
+    );
+    Ok(())
+}
+
+/// Bytes for each of n results.
+fn each(words: u64, n: usize) -> String {
+    format!("{:.0}", words as f64 * 8.0 / n as f64)
+}
+
+/// What an exact operation costs by both ways of comparing.
+fn exact(name: &str, (ty, width): (Type, usize), f: impl Fn(&Tensor) -> Tensor) -> Result<(), Fault> {
+    let program = program(ty, &[POINTS, width], f)?;
+    let mut columns = String::new();
+    for comparisons in [Comparisons::Digits, Comparisons::Packed] {
+        let planning = Planning { comparisons, ..Planning::default() };
+        let cost = program.plan_with(roster()?, planning)?.cost();
+        let material = each(cost.stream_words, POINTS);
+        let sent = cost.sent_bytes * 4 / POINTS as u64;
+        columns += &format!(" {} | {} | {sent} | {material} |", cost.rounds, cost.opened_words / POINTS as u64);
+    }
+    println!("| {name} |{columns}");
     Ok(())
 }
