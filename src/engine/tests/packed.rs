@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::world::{Verdict, World, device};
-use crate::engine::EngineError;
 use crate::engine::frame::{Body, Frame, Kind, Told};
+use crate::engine::{EngineError, Record};
 use crate::field::Fp61;
 use crate::program::plan::{MSB, Material, Prim};
 use crate::program::{Builder, Comparisons, Planning, Type};
@@ -338,4 +338,32 @@ fn a_test_that_takes_all_bits_of_its_opening_is_right() {
     world.run();
     let sign: Vec<_> = world.outputs()[0].iter().map(|w| w.word()).collect();
     assert_eq!(sign, [1, 0, 1, 0, 1]);
+}
+
+/// As in every round: the material is on record as used before the layer leaves, and no
+/// frame is longer than what the links are told to expect.
+#[test]
+fn layers_are_on_record_and_within_the_longest_frame() {
+    let mut world = world();
+    world.run();
+    let rounds = world.job.plan().opening_rounds() as u32;
+    for slot in world.slots() {
+        let cursors = world.records[&slot].iter().filter_map(|record| match record {
+            Record::Cursor { round } => Some(*round),
+            _ => None,
+        });
+        assert_eq!(cursors.collect::<Vec<_>>(), (0..rounds).collect::<Vec<_>>(), "{slot}");
+    }
+    let most = world.parties[0].largest_frame();
+    let longest = world.sent.iter().filter(|f| f.header.kind == Kind::Packed).map(|f| f.encode().len()).max();
+    assert!(longest.unwrap() <= most, "{longest:?}, {most}");
+
+    // A layer that is longer than all shares of its round.
+    let b = Builder::new();
+    b.output("steps", "alice", &b.input("x", "alice", Type::fixed(-4.0..=4.0), [1]).at_least(&[-1.0, 0.5, 1.7]));
+    let mut world = packed_world(b, vec![1.0]);
+    world.run();
+    let most = world.parties[0].largest_frame();
+    assert!(world.sent.iter().all(|f| f.encode().len() <= most));
+    assert!(world.sent.iter().any(|f| f.encode().len() > crate::engine::frame::HEADER_BYTES + 64));
 }
