@@ -257,7 +257,7 @@ fn told(body: &[u8]) -> Option<(Told, &[u8])> {
         (0, body) => body.split_first_chunk().map(|(hash, rest)| (Told::Voucher(*hash), rest)),
         (1, body) => {
             let (count, body) = body.split_first_chunk()?;
-            let bytes = 8 * u32::from_le_bytes(*count) as usize;
+            let bytes = usize::try_from(u32::from_le_bytes(*count)).ok()?.checked_mul(8)?;
             let (words, rest) = body.split_at_checked(bytes)?;
             let words = words.as_chunks().0.iter().map(|w| u64::from_le_bytes(*w)).collect();
             Some((Told::Words(Arc::new(words)), rest))

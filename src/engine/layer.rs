@@ -135,6 +135,15 @@ impl Voucher {
     }
 }
 
+/// The voucher for one step whose words all come whole: what two nodes who lie
+/// together would send.
+#[cfg(test)]
+pub(super) fn forged(manifest: &[u8; 32], round: usize, to: Slot, words: &[u64]) -> [u8; 32] {
+    let mut voucher = Voucher::new(manifest, round, to, Kind::Whole);
+    voucher.add(words);
+    voucher.hash()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::world::{Verdict, World, device};
 use crate::engine::frame::{Body, Frame, Kind, Told};
+use crate::engine::layer::forged;
 use crate::engine::{EngineError, Record};
 use crate::field::Fp61;
 use crate::program::plan::{MSB, Material, Prim};
@@ -366,4 +367,40 @@ fn layers_are_on_record_and_within_the_longest_frame() {
     let most = world.parties[0].largest_frame();
     assert!(world.sent.iter().all(|f| f.encode().len() <= most));
     assert!(world.sent.iter().any(|f| f.encode().len() > crate::engine::frame::HEADER_BYTES + 64));
+}
+
+/// More liars than the threshold can make one node open other bits: what it signs then
+/// differs, because the transcript holds opened bits too.
+#[test]
+fn opened_bits_are_part_of_the_transcript() {
+    let sign = || {
+        let b = Builder::new();
+        b.output("sign", "alice", &b.input("x", "alice", Type::fixed(-4.0..=4.0), [2]).ge0());
+        packed_world(b, vec![1.0, -1.0])
+    };
+    let (mut honest, mut world) = (sign(), sign());
+    let (manifest, last) = (world.job.manifest().digest(), world.job.plan().opening_rounds() - 1);
+    assert!(matches!(world.job.plan().layer(last).collect::<Vec<_>>()[..], [Prim::OpenBits { .. }]));
+    // Exchange 1 is the manifest's; node 2 sends node 1 its words, node 3 vouches for them.
+    let step = last as u32 + 2;
+    honest.run();
+    let of_last = |f: &&Frame| (f.header.step, f.header.from, f.header.to) == (step, Slot(2), Slot(1));
+    let Body::Packed(_, Told::Words(right)) = &honest.sent.iter().find(of_last).unwrap().body else { panic!() };
+    let mut words = right.to_vec();
+    words[0] ^= 1;
+    world.adversary = Box::new(move |frame| {
+        if frame.header.step == step && frame.header.to == Slot(1) && frame.header.kind == Kind::Packed {
+            match frame.header.from {
+                Slot(2) => words_of(frame).unwrap().clone_from(&words),
+                Slot(3) => *voucher_of(frame).unwrap() = forged(&manifest, last, Slot(1), &words),
+                _ => {}
+            }
+        }
+        Verdict::Deliver
+    });
+    world.run();
+    for slot in world.slots() {
+        let expected = matches!(world.error(slot.0), EngineError::Disagree { what: Kind::Finish, .. });
+        assert!(expected, "{slot}: {}", world.error(slot.0));
+    }
 }
