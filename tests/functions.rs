@@ -260,6 +260,11 @@ fn a_packed_relu_costs_few_bytes() {
             assert!(alone.1 < 16 && fused.1 < 32, "{alone:?}, {fused:?}");
         }
     }
+    // Forced where there are none, they are refused.
+    let b = Builder::new();
+    b.output("y", "alice", &b.input("x", "alice", bits31, [1]).ge0());
+    let refused = b.finish().unwrap().plan_with(rosters()[1].0, rosters()[2].planning()).unwrap_err();
+    assert!(refused.to_string().contains("need a Shamir roster of 4 nodes"), "{refused}");
     // What is faster where is the planner's: few values by fewer rounds, many by less bytes.
     let auto = Setting(rosters()[0].0, Comparisons::Auto);
     assert_eq!(cost_of(auto, bits31, 100, |x| x.relu()).rounds, 5);

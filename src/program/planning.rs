@@ -47,8 +47,8 @@ impl Planning {
         f64::from(self.bandwidth_kbit.max(1)) * 1e3
     }
 
-    /// Whether something that takes `rounds` more saves time by sending so
-    /// many bytes less from each node.
+    /// Whether something that takes `rounds` more saves time by so many bytes
+    /// less over each node's link.
     pub(super) fn pays(&self, rounds: u64, bytes: u64) -> bool {
         bytes as f64 * 8.0 / self.bandwidth() > rounds as f64 * self.latency().as_secs_f64()
     }

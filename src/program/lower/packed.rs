@@ -50,14 +50,21 @@ impl Lowering {
                     (0, only) | (only, 0) => depth(only),
                     (low, high) => depth(low).max(depth(high)) + 1,
                 };
-                // Digits: a product for each inner pair, bytes to each of three peers.
+                // Digits: a product for each inner pair, bytes to each of three peers; one-hot
+                // rows of material, which a node receives as it receives bytes of peers.
                 let (low_digits, high_digits) = (digit_widths(low).count(), digit_widths(m - low).count());
                 let products = (2 * low_digits).saturating_sub(1) + (2 * high_digits).saturating_sub(1) * thresholds;
-                let digits = (both(low_digits, high_digits), products as u64 * n as u64 * 24);
+                let rows: u64 = digit_widths(low).chain(digit_widths(m - low)).map(|width| 1 << width).sum();
+                let bytes = (24 * products as u64 + 8 * (rows + 2)) * n as u64;
+                let digits = (both(low_digits, high_digits), bytes);
+                // Packed bits: a bit and a half for each product, three rows for each leaf, and
+                // a word for each bit that leaves.
                 let (low_leaves, high_leaves) = (low.div_ceil(2).into(), usize::from(m - low).div_ceil(2));
                 let products = (2 * low_leaves) + 2 * high_leaves * thresholds;
                 let layers = both(low_leaves, high_leaves) + 1;
-                let packed = (layers, products as u64 * packed::lane(n) as u64 * 12 + 64 * layers);
+                let rows = 3 * (low_leaves + high_leaves) as u64 + 1;
+                let lanes = (12 * products as u64 + 9 * rows) * packed::lane(n) as u64;
+                let packed = (layers, lanes + 8 * (n * thresholds) as u64 + 64 * layers);
                 self.planning.pays(packed.0.saturating_sub(digits.0), digits.1.saturating_sub(packed.1))
             }
         }
