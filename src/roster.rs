@@ -188,6 +188,23 @@ impl Roster {
     pub fn packs_bits(&self) -> bool {
         (self.scheme, self.n, self.t) == (Scheme::Shamir, 4, 1)
     }
+    /// How many nodes make a majority that no two sets of nodes can be without
+    /// sharing an honest one: ⌊(n + t)/2⌋ + 1 for Shamir, all for SPDZ.
+    pub fn quorum(&self) -> usize {
+        match self.scheme {
+            Scheme::Shamir => (usize::from(self.n) + usize::from(self.t)) / 2 + 1,
+            Scheme::Spdz => usize::from(self.n),
+        }
+    }
+    /// How many nodes' shares an opening of this degree needs so that wrong
+    /// ones are noticed, and a quorum of nodes go on together
+    /// (docs/protocols.md, nodes that come and go); all for SPDZ.
+    pub fn needed(&self, degree: Degree) -> usize {
+        match self.scheme {
+            Scheme::Shamir => self.quorum().max(self.degree(degree) + usize::from(self.t) + 1),
+            Scheme::Spdz => usize::from(self.n),
+        }
+    }
     /// The number that a degree stands for here.
     pub fn degree(&self, degree: Degree) -> usize {
         usize::from(self.t) * if degree == Degree::T { 1 } else { 2 }

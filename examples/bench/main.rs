@@ -63,6 +63,9 @@ struct Args {
     /// How comparisons are computed
     #[arg(long, value_enum, default_value_t = ComparisonsArg::Auto)]
     comparisons: ComparisonsArg,
+    /// How many nodes the plan must bear to lose
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    losses: u8,
     /// Where the correlated randomness comes from
     #[arg(long, value_name = "owner", default_value = "owner", value_parser = ["owner"])]
     material: String,
@@ -121,6 +124,7 @@ impl Args {
             latency: self.latency.unwrap_or(0.05),
             bandwidth: self.bandwidth.unwrap_or(1e4),
             comparisons: self.comparisons,
+            losses: self.losses,
         };
         Ok(Setting {
             roster: self.roster.roster()?,

@@ -88,6 +88,10 @@ pub struct PlanningArgs {
     /// How comparisons are computed; results are the same
     #[arg(long, value_enum, default_value_t = ComparisonsArg::Auto)]
     pub comparisons: ComparisonsArg,
+    /// How many nodes may be lost at once without the job having to wait for
+    /// them (Shamir alone; it costs more where local products need all nodes)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub losses: u8,
 }
 
 /// Ways to compare, as flags name them.
@@ -112,6 +116,7 @@ impl PlanningArgs {
                 ComparisonsArg::Digits => Comparisons::Digits,
                 ComparisonsArg::Packed => Comparisons::Packed,
             },
+            losses: self.losses,
         }
     }
 }

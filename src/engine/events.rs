@@ -38,10 +38,34 @@ pub enum Event {
         /// the number given with it
         token: u32,
     },
-    /// The time of [`Action::Arm`] is over.
+    /// A time of [`Action::Arm`] is over.
     Deadline {
         /// the number given with it
         token: u32,
+        /// the second, longer time: whoever is still needed is not waited for any more
+        last: bool,
+    },
+    /// The link with a peer broke, or the peer has ended the job: it is not
+    /// waited for until it speaks again.
+    Gone {
+        /// who
+        peer: Slot,
+    },
+    /// A peer has lost frames: those of this exchange and of the one before are
+    /// repeated to it, with the digests of all segments.
+    Resend {
+        /// to whom
+        to: Slot,
+    },
+    /// What was opened in the round in which this party is
+    /// ([`Party::progress`]), from its own log, or from t + 1 peers who say the same.
+    Words {
+        /// which round
+        round: usize,
+        /// the transcript after it, which this party must reach too
+        transcript: [u8; 32],
+        /// all openings of the round, one after another
+        words: Vec<Fp61>,
     },
 }
 
@@ -69,11 +93,25 @@ pub enum Action {
         /// the first one still needed
         below: u32,
     },
-    /// Report [`Event::Deadline`] unless another `Arm` comes first.
+    /// Report [`Event::Deadline`] each time that the deadline is over again, and
+    /// as the last once the patience is, unless another `Arm` comes first.
     Arm {
         /// names the deadline
         token: u32,
     },
+    /// Keep what was opened in a round, for a restart and for peers that are
+    /// behind; only if the plan allows that ([`Plan::replays`]).
+    Log {
+        /// which round; they come one after another
+        round: usize,
+        /// the transcript after it
+        transcript: [u8; 32],
+        /// all openings of the round, one after another
+        words: Vec<Fp61>,
+    },
+    /// Peers may be further, or their frames lost: ask them for [`Event::Words`]
+    /// from the round on in which this party is, and for their frames.
+    Behind,
     /// The job is done.
     Done(Box<Outcome>),
 }

@@ -116,8 +116,21 @@ pub enum Body {
     Packed(Arc<Vec<Fp61>>, Told),
 }
 
+/// Of what was sent, so all of it is known to whoever compares.
+impl PartialEq for Body {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Digest(a), Self::Digest(b)) => a == b,
+            (Self::Opening(a), Self::Opening(b)) => a.same(b),
+            (Self::Words(a), Self::Words(b)) => a == b,
+            (Self::Packed(a, told), Self::Packed(b, other)) => a == b && told == other,
+            _ => false,
+        }
+    }
+}
+
 /// What one node tells another of a layer of packed bits.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Told {
     /// the words, from the receiver's next slot
     Words(Arc<Vec<u64>>),
@@ -126,7 +139,7 @@ pub enum Told {
 }
 
 /// A frame.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Frame {
     /// where it belongs
     pub header: Header,

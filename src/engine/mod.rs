@@ -3,16 +3,20 @@
 //!
 //! The job is a sequence of exchanges. In each, every node sends one frame to
 //! every other and waits for theirs: first the manifest's digest, then one
-//! batch of openings a round, in between and at the end the checks. A node is
-//! never more than one exchange ahead of another, so two inboxes are enough.
-//! Whoever drives an [`Engine`] feeds it [`Event`]s and carries out its
-//! [`Action`]s in order; the tests do so with an adversary in between.
+//! batch of openings a round, in between and at the end the checks. A node
+//! keeps the frames of the exchange that it is in and of the next. Where the
+//! plan bears losses ([`Plan::spare`]) an exchange goes on without those that
+//! are absent, and who is further behind than that is told the opened words
+//! ([`Event::Words`]). Whoever drives an [`Engine`] feeds it [`Event`]s and
+//! carries out its [`Action`]s in order; the tests do so with an adversary in
+//! between.
 //!
 //! Who may be corrupt: at most t nodes under Shamir, all but one under SPDZ.
 //! Every honest node holds the same opened words before it sends anything that
 //! depends on them: by the redundancy of the shares where [`Roster`] says so,
 //! at the check for SPDZ (all its openings are freshly masked).
 
+mod attendance;
 mod check;
 mod error;
 mod events;
@@ -29,10 +33,12 @@ pub use events::{Action, Event, Job, Outcome, OutputShare, Party, Record};
 mod tests;
 
 use std::collections::BTreeSet;
+use std::mem::take;
 use std::sync::Arc;
 
 use rand_core::CryptoRng;
 
+use self::attendance::Attendance;
 use self::execute::Machine;
 use self::frame::{Body, Frame, Header, Kind};
 use self::layer::Layer;
@@ -41,7 +47,7 @@ use crate::backend::Backend;
 use crate::field::Fp61;
 use crate::program::plan::Plan;
 use crate::roster::{Degree, Roster, Slot};
-use crate::sharing::Words;
+use crate::sharing::{DecodeError, Words};
 use crate::transcript::{CheckPoint, Coin, Commitment, Opening, Purpose, StreamPlace, Transcript};
 
 /// One party on one sharing.
@@ -55,13 +61,35 @@ pub struct Engine<S: Verify> {
     round: usize,
     checks: u32,
     owed: Vec<Owed<S>>,
+    /// slots whose wrong shares were corrected, or who sent what no honest node sends
     blamed: BTreeSet<Slot>,
+    attendance: Attendance,
+    /// how many nodes, this one among them, an exchange takes
+    needed: usize,
     /// all rounds are done; the next passed check is the last
     ending: bool,
     step: u32,
     state: State<S>,
     /// frames of peers that are one exchange ahead
     early: Vec<Option<Frame>>,
+    /// peers that are further ahead
+    ahead: BTreeSet<Slot>,
+    /// what was opened in the round that is about to begin, if that is known
+    known: Option<Known>,
+    /// the frames of the exchange before this one, and of this one: a link that
+    /// breaks may lose both
+    said: [Vec<Frame>; 2],
+    /// the last round was taken from [`Known`] words
+    skipped: bool,
+    /// the job ended well
+    done: bool,
+}
+
+/// What was opened in a round, as others say.
+struct Known {
+    words: Vec<Fp61>,
+    /// the transcript after it
+    transcript: [u8; 32],
 }
 
 enum State<S: Verify> {
@@ -80,6 +108,8 @@ struct Exchange<S: Verify> {
     /// what this node alone keeps until the exchange is complete
     own: Own<S>,
     received: Vec<Option<Body>>,
+    /// shares of so many nodes lie on no polynomial, and name nobody yet
+    mismatch: Option<(usize, EngineError)>,
 }
 
 enum Own<S: Verify> {
@@ -102,7 +132,7 @@ impl<S: Verify> Engine<S> {
         let roster = sharing.roster();
         Ok(Self {
             manifest: job.manifest,
-            stream: Stream::new(job.owner, place, attempt, sharing.slot(), roster),
+            stream: Stream::new(job.owner, place, attempt, sharing.slot(), roster, job.plan.needed()),
             transcript: Transcript::new(&job.manifest, EPOCH, VIEW),
             machine: Machine::new(sharing, &job.plan, attempt, job.inputs)?,
             rng,
@@ -110,10 +140,17 @@ impl<S: Verify> Engine<S> {
             checks: 0,
             owed: Vec::new(),
             blamed: BTreeSet::new(),
+            attendance: Attendance::new(roster),
+            needed: job.plan.needed(),
             ending: false,
             step: 0,
             state: State::New,
             early: roster.slots().map(|_| None).collect(),
+            ahead: BTreeSet::new(),
+            known: None,
+            said: [Vec::new(), Vec::new()],
+            skipped: false,
+            done: false,
             plan: job.plan,
         })
     }
@@ -142,6 +179,8 @@ impl<S: Verify> Engine<S> {
             }
             return Ok(());
         }
+        // Armed anew for the next round that waits.
+        self.state = State::Over;
         self.stream.absorb(until, &mut self.transcript);
         let plan = Arc::clone(&self.plan);
         let round = &plan.rounds[self.round];
@@ -152,6 +191,11 @@ impl<S: Verify> Engine<S> {
         }
         if round.open.is_empty() {
             return self.finish(out);
+        }
+        if let Some(known) = self.known.take() {
+            // Nothing is sent for such a round, and nobody waits for it.
+            self.next_step();
+            return self.skip_round(known, out);
         }
         let opened: Vec<_> = plan.openings(self.round).collect();
         let shares: Vec<_> = opened.iter().map(|(i, ..)| self.machine.share(&plan.prims[*i as usize])).collect();
@@ -168,7 +212,7 @@ impl<S: Verify> Engine<S> {
         self.exchange(kind, body, Own::Shares(shares, layer), Some(record), out)
     }
 
-    /// All shares of a round are there.
+    /// The shares of a round are there, of all nodes or of enough.
     fn end_round(
         &mut self,
         shares: Vec<Words<S>>,
@@ -188,27 +232,8 @@ impl<S: Verify> Engine<S> {
             }
             None => Vec::new(),
         };
-        let openings: Vec<_> = plan.openings(self.round).collect();
-        let lens: Vec<_> = openings.iter().map(|o| o.2).collect();
-        let mut received = Vec::with_capacity(bodies.len());
-        for (from, body) in bodies {
-            let (Body::Words(words) | Body::Packed(words, _)) = body else { unreachable!("decoded by kind") };
-            received.push((from, Arc::try_unwrap(words).unwrap_or_else(|shared| shared.to_vec())));
-        }
-        let sharing = &self.machine.sharing;
-        let mut opened = Vec::with_capacity(openings.len());
-        for ((_, degree, _), shares) in openings.iter().zip(execute::cut(sharing, &lens, &shares, &mut received)) {
-            let decoded = sharing.decode(*degree, &shares)?;
-            self.blamed.extend(decoded.blamed);
-            opened.push(decoded.words);
-        }
-        if self.blamed.len() > usize::from(sharing.roster().threshold()) {
-            return Err(EngineError::TooManyLiars { blamed: self.blamed.iter().copied().collect() });
-        }
-        let mut host = Vec::with_capacity(opened.len());
-        for words in &opened {
-            host.push(sharing.backend().read(words)?);
-        }
+        let opened = self.decode(&shares, bodies)?;
+        drop(shares);
         let bits: Vec<_> = told
             .into_iter()
             .filter_map(|(prim, waiting, words)| {
@@ -216,9 +241,68 @@ impl<S: Verify> Engine<S> {
                 Some((prim, opened))
             })
             .collect();
+        self.opened(opened, &bits, out)?;
+        if plan.rounds[self.round - 1].check { self.begin_check(out) } else { self.begin_round(out) }
+    }
+
+    /// The words of a round's openings. Whoever sent wrong shares is named.
+    fn decode(&mut self, shares: &[Words<S>], bodies: Vec<(Slot, Body)>) -> Step<Vec<Words<S>>> {
+        let plan = Arc::clone(&self.plan);
+        let openings = || plan.openings(self.round);
+        let lens: Vec<_> = openings().map(|o| o.2).collect();
+        let mut received = Vec::with_capacity(bodies.len());
+        for (from, body) in bodies {
+            let (Body::Words(words) | Body::Packed(words, _)) = body else { unreachable!("decoded by kind") };
+            received.push((from, Arc::try_unwrap(words).unwrap_or_else(|shared| shared.to_vec())));
+        }
+        let mut from: Vec<Slot> = received.iter().map(|(slot, _)| *slot).chain([self.slot()]).collect();
+        from.sort_unstable();
+        let sharing = &self.machine.sharing;
+        let (mut opened, mut wrong) = (Vec::with_capacity(lens.len()), BTreeSet::new());
+        for ((_, degree, _), shares) in openings().zip(execute::cut(sharing, &lens, shares, &mut received)) {
+            let decoded = sharing.decode(degree, &from, &shares)?;
+            wrong.extend(decoded.blamed);
+            opened.push(decoded.words);
+        }
+        wrong.into_iter().try_for_each(|slot| self.blame(slot))?;
+        Ok(opened)
+    }
+
+    /// The words of a round are known without an exchange.
+    fn skip_round(&mut self, known: Known, out: &mut Vec<Action>) -> Step<()> {
+        let plan = Arc::clone(&self.plan);
+        let (mut words, mut opened) = (&known.words[..], Vec::new());
+        for (_, _, len) in plan.openings(self.round) {
+            let (first, rest) = words.split_at(len);
+            opened.push(self.machine.sharing.backend().load(first.to_vec()));
+            words = rest;
+        }
+        self.opened(opened, &[], out)?;
+        if self.transcript.digest() != known.transcript {
+            let round = self.round - 1;
+            return Err(EngineError::Replay(format!(
+                "after round {round} this node's transcript is another than that of the others: its segments or its log are not theirs"
+            )));
+        }
+        self.skipped = true;
+        self.begin_round(out)
+    }
+
+    /// Takes a round's opened words; the next round is the current one then.
+    fn opened(&mut self, opened: Vec<Words<S>>, bits: &[(u32, Vec<Fp61>)], out: &mut Vec<Action>) -> Step<()> {
+        let plan = Arc::clone(&self.plan);
+        let openings: Vec<_> = plan.openings(self.round).collect();
+        let mut host = Vec::with_capacity(opened.len());
+        for words in &opened {
+            host.push(self.machine.sharing.backend().read(words)?);
+        }
         let batch = openings.iter().zip(&host).map(|((prim, degree, _), words)| (*prim, 0, *degree, &words[..]));
         let bits = bits.iter().map(|(prim, words)| (*prim, 0, Degree::T, &words[..]));
         self.transcript.absorb_batch(self.round as u32, batch.chain(bits));
+        if plan.replays() {
+            let words = host.iter().flat_map(|words| words.iter().copied()).collect();
+            out.push(Action::Log { round: self.round, transcript: self.transcript.digest(), words });
+        }
         drop(host);
         for ((prim, ..), words) in openings.iter().zip(opened) {
             self.owed.extend(self.machine.opened(&plan.prims[*prim as usize], words));
@@ -229,7 +313,7 @@ impl<S: Verify> Engine<S> {
             out.push(Action::DropSegments { below });
         }
         self.round += 1;
-        if round.check { self.begin_check(out) } else { self.begin_round(out) }
+        Ok(())
     }
 
     /// The last round is computed: everything opened must be verified before
@@ -251,7 +335,8 @@ impl<S: Verify> Engine<S> {
             outputs.push(OutputShare(self.machine.sharing.backend().read_all(&parts)?));
         }
         self.state = State::Over;
-        let blamed = std::mem::take(&mut self.blamed);
+        self.done = true;
+        let blamed = take(&mut self.blamed);
         out.push(Action::Done(Box::new(Outcome { passed, outputs, blamed })));
         Ok(())
     }
@@ -316,6 +401,14 @@ impl<S: Verify> Engine<S> {
 
     // --- exchanges ----------------------------------------------------------
 
+    /// The next exchange is the current one.
+    fn next_step(&mut self) -> Vec<Option<Frame>> {
+        self.step += 1;
+        self.ahead.clear();
+        let nothing = self.roster().slots().map(|_| None).collect();
+        std::mem::replace(&mut self.early, nothing)
+    }
+
     fn exchange(
         &mut self,
         kind: Kind,
@@ -324,54 +417,59 @@ impl<S: Verify> Engine<S> {
         record: Option<Record>,
         out: &mut Vec<Action>,
     ) -> Step<()> {
-        self.step += 1;
-        let mut received: Vec<Option<Body>> = self.roster().slots().map(|_| None).collect();
-        for (slot, early) in self.roster().slots().zip(std::mem::take(&mut self.early)) {
-            if let Some(frame) = early {
-                self.expect(slot, &frame, kind)?;
-                received[slot.index()] = Some(frame.body);
-            }
+        let early = self.next_step();
+        self.said = [take(&mut self.said[1]), Vec::new()];
+        let received: Vec<Option<Body>> = self.roster().slots().map(|_| None).collect();
+        self.state = State::Persisting(Exchange { kind, body, own, received, mismatch: None });
+        for frame in early.into_iter().flatten() {
+            self.receive(frame.header.from, frame, out)?;
         }
-        self.early = self.roster().slots().map(|_| None).collect();
-        let exchange = Exchange { kind, body, own, received };
-        if let Some(record) = record {
-            out.push(Action::Persist { token: self.step, record });
-            self.state = State::Persisting(exchange);
-            return Ok(());
+        if take(&mut self.skipped) {
+            // What was sent for this exchange before it was reached here is lost.
+            out.push(Action::Behind);
         }
-        self.send(exchange, out)
+        match record {
+            Some(record) => out.push(Action::Persist { token: self.step, record }),
+            None => self.persisted(out)?,
+        }
+        Ok(())
     }
 
-    fn send(&mut self, exchange: Exchange<S>, out: &mut Vec<Action>) -> Step<()> {
-        match (&exchange.body, &exchange.own) {
-            (Body::Words(words), Own::Shares(_, Some(layer))) => {
-                for to in self.roster().slots().filter(|to| *to != self.slot()) {
-                    let header = self.header(exchange.kind, self.step, self.slot(), to);
-                    let body = Body::Packed(Arc::clone(words), layer.tell(self.slot(), to));
-                    out.push(Action::Send { to, frame: Frame { header, body } });
+    /// What must be on disk is: the exchange's own frames leave.
+    fn persisted(&mut self, out: &mut Vec<Action>) -> Step<()> {
+        let State::Persisting(exchange) = std::mem::replace(&mut self.state, State::Over) else {
+            unreachable!("called where an exchange waits for the disk")
+        };
+        let own = self.slot();
+        for to in self.roster().slots().filter(|to| *to != own) {
+            let header = self.header(exchange.kind, self.step, self.slot(), to);
+            let body = match (&exchange.body, &exchange.own) {
+                (Body::Words(words), Own::Shares(_, Some(layer))) => {
+                    Body::Packed(Arc::clone(words), layer.tell(self.slot(), to))
                 }
-            }
-            (body, _) => self.broadcast(exchange.kind, self.step, body, out),
+                (body, _) => body.clone(),
+            };
+            self.said[1].push(Frame { header, body });
         }
+        out.extend(self.said[1].iter().map(|frame| Action::Send { to: frame.header.to, frame: frame.clone() }));
         out.push(Action::Arm { token: self.step });
         self.state = State::Exchanging(exchange);
         self.complete(out)
     }
 
-    fn broadcast(&self, kind: Kind, step: u32, body: &Body, out: &mut Vec<Action>) {
-        for to in self.roster().slots().filter(|to| *to != self.slot()) {
-            out.push(Action::Send {
-                to,
-                frame: Frame { header: self.header(kind, step, self.slot(), to), body: body.clone() },
-            });
-        }
+    /// Digests of segments for one peer.
+    fn report(&self, to: Slot, segments: impl IntoIterator<Item = (u32, [u8; 32])>, out: &mut Vec<Action>) {
+        out.extend(segments.into_iter().map(|(index, digest)| Action::Send {
+            to,
+            frame: Frame { header: self.header(Kind::Segment, index, self.slot(), to), body: Body::Digest(digest) },
+        }));
     }
 
     fn header(&self, kind: Kind, step: u32, from: Slot, to: Slot) -> Header {
         Header { manifest: self.manifest, epoch: EPOCH, view: VIEW, attempt: 0, step, kind, from, to }
     }
 
-    /// A frame must be exactly where the exchange expects it.
+    /// A frame must be of this job, this epoch and view, and of the peer whose link it came by.
     fn expect(&self, from: Slot, frame: &Frame, kind: Kind) -> Step<()> {
         let (found, right) = (&frame.header, self.header(kind, frame.header.step, from, self.slot()));
         let hex = |bytes: &[u8; 32]| crate::keys::hex(&bytes[..8]);
@@ -388,7 +486,7 @@ impl<S: Verify> Engine<S> {
             Some((field, found, expected)) => {
                 Err(EngineError::Misplaced { from, kind: frame.header.kind, field, found, expected })
             }
-            None => self.fits(from, frame),
+            None => Ok(()),
         }
     }
 
@@ -409,61 +507,151 @@ impl<S: Verify> Engine<S> {
         Ok(())
     }
 
+    /// Takes a frame: goes on if it was the last that was waited for, and
+    /// without its sender if no honest node could have sent it.
     fn receive(&mut self, from: Slot, frame: Frame, out: &mut Vec<Action>) -> Step<()> {
         if !self.roster().has(from) || from == self.slot() {
             return Err(EngineError::Unasked("a frame from outside its roster"));
         }
-        if frame.header.kind == Kind::Segment {
-            self.expect(from, &frame, Kind::Segment)?;
-            self.stream.report(frame.header.step, from, *digest(&frame.body))?;
-            return if matches!(self.state, State::Segments) { self.begin_round(out) } else { Ok(()) };
+        if !self.attendance.heard(from) {
+            return Ok(());
         }
+        match self.place(from, frame, out) {
+            Ok(()) => self.complete(out),
+            Err(fault) => self.fault(from, fault, out),
+        }
+    }
+
+    /// Puts a frame where it belongs.
+    fn place(&mut self, from: Slot, frame: Frame, out: &mut Vec<Action>) -> Step<()> {
         let (kind, step) = (frame.header.kind, frame.header.step);
-        let current = match &mut self.state {
-            State::Persisting(exchange) | State::Exchanging(exchange) if step == self.step => Some(exchange.kind),
-            _ => None,
+        if kind == Kind::Segment {
+            self.expect(from, &frame, kind)?;
+            return self.stream.report(step, from, *digest(&frame.body));
+        }
+        let (State::Persisting(exchange) | State::Exchanging(exchange)) = &self.state else {
+            return self.keep(from, frame, out);
         };
-        if let Some(expected) = current {
-            self.expect(from, &frame, expected)?;
-            if let State::Persisting(exchange) | State::Exchanging(exchange) = &mut self.state
-                && exchange.received[from.index()].replace(frame.body).is_some()
-            {
+        if step != self.step {
+            return self.keep(from, frame, out);
+        }
+        self.expect(from, &frame, exchange.kind)?;
+        self.fits(from, &frame)?;
+        let (State::Persisting(exchange) | State::Exchanging(exchange)) = &mut self.state else {
+            unreachable!("matched above")
+        };
+        match &exchange.received[from.index()] {
+            // A link that was made again brings what may have come before.
+            Some(held) if *held != frame.body => Err(EngineError::Twice { from, kind, step }),
+            _ => {
+                exchange.received[from.index()] = Some(frame.body);
+                Ok(())
+            }
+        }
+    }
+
+    /// Keeps a frame for the next exchange; notes who is further ahead. What is
+    /// past comes from a peer that is behind, or was sent again.
+    fn keep(&mut self, from: Slot, frame: Frame, out: &mut Vec<Action>) -> Step<()> {
+        let (kind, step) = (frame.header.kind, frame.header.step);
+        // What kind it must be is known when the exchange begins.
+        self.expect(from, &frame, kind)?;
+        if step == self.step + 1 {
+            let early = &mut self.early[from.index()];
+            if early.as_ref().is_some_and(|held| *held != frame) {
                 return Err(EngineError::Twice { from, kind, step });
             }
-            return self.complete(out);
-        }
-        if step != self.step + 1 || matches!(self.state, State::Over) {
-            let (found, expected) = (step.to_string(), format!("{} or {}", self.step, self.step + 1));
-            return Err(EngineError::Misplaced { from, kind, field: "step", found, expected });
-        }
-        // What it must be is known when the exchange begins.
-        if self.early[from.index()].replace(frame).is_some() {
-            return Err(EngineError::Twice { from, kind, step });
+            *early = Some(frame);
+        } else if step > self.step
+            && self.ahead.insert(from)
+            && self.ahead.len() == usize::from(self.roster().threshold()) + 1
+        {
+            out.push(Action::Behind);
         }
         Ok(())
     }
 
-    /// Goes on if everybody has spoken.
+    /// No honest node would have done that: the job goes on without the peer if
+    /// it can, and ends otherwise.
+    fn fault(&mut self, from: Slot, fault: EngineError, out: &mut Vec<Action>) -> Step<()> {
+        self.blame(from)?;
+        if self.attendance.heard(from) {
+            return Err(fault);
+        }
+        self.early[from.index()] = None;
+        if let State::Persisting(exchange) | State::Exchanging(exchange) = &mut self.state {
+            exchange.received[from.index()] = None;
+        }
+        tracing::warn!(%from, %fault, "the job goes on without a node that cheats");
+        self.complete(out)
+    }
+
+    /// Names a peer, and listens to it no more if enough others are left.
+    fn blame(&mut self, slot: Slot) -> Step<()> {
+        self.blamed.insert(slot);
+        if self.blamed.len() > usize::from(self.roster().threshold()) {
+            return Err(EngineError::TooManyLiars { blamed: self.blamed.iter().copied().collect() });
+        }
+        if usize::from(self.roster().nodes()) - self.blamed.len() >= self.needed {
+            self.attendance.dismiss(slot);
+        }
+        Ok(())
+    }
+
+    /// Goes on if everybody who is waited for has spoken, and enough have.
     fn complete(&mut self, out: &mut Vec<Action>) -> Step<()> {
+        match &self.state {
+            State::Segments => return self.begin_round(out),
+            State::Exchanging(_) => {}
+            _ => return Ok(()),
+        }
         let own = self.slot();
-        let ready = matches!(&self.state, State::Exchanging(e)
-            if e.received.iter().enumerate().all(|(i, r)| r.is_some() || i == own.index()));
-        if !ready {
+        let State::Exchanging(exchange) = &self.state else { unreachable!("matched above") };
+        let spoken: Vec<Slot> = self.roster().slots().filter(|s| exchange.received[s.index()].is_some()).collect();
+        let awaited = |slot: &Slot| self.attendance.awaited(*slot) && !spoken.contains(slot);
+        let tried = exchange.mismatch.as_ref().map_or(0, |(tried, _)| *tried);
+        let count = spoken.len() + 1;
+        if count < self.needed || count <= tried || self.roster().slots().filter(|s| *s != own).any(|s| awaited(&s)) {
             return Ok(());
         }
+        if let Kind::Agree | Kind::Finish = exchange.kind {
+            let differs = |slot: &&Slot| exchange.received[slot.index()].as_ref() != Some(&exchange.body);
+            if let Some(from) = spoken.iter().find(differs).copied() {
+                let what = exchange.kind;
+                return self.fault(from, EngineError::Disagree { from, what }, out);
+            }
+        }
+        // Shares that may name nobody are kept until others come.
+        let outstanding = |slot: &Slot| *slot != own && self.attendance.heard(*slot) && !spoken.contains(slot);
+        let again = match &exchange.own {
+            Own::Shares(shares, None) if self.roster().slots().any(|slot| outstanding(&slot)) => {
+                Some((exchange.body.clone(), shares.clone(), exchange.received.clone()))
+            }
+            _ => None,
+        };
+        spoken.iter().for_each(|slot| self.attendance.in_time(*slot));
         let State::Exchanging(exchange) = std::mem::replace(&mut self.state, State::Over) else {
             unreachable!("matched above")
         };
+        let kind = exchange.kind;
         let bodies: Vec<(Slot, Body)> =
             self.roster().slots().zip(exchange.received).filter_map(|(slot, body)| Some((slot, body?))).collect();
         match exchange.kind {
-            Kind::Agree => {
-                all_equal(exchange.kind, &exchange.body, &bodies)?;
-                self.begin_round(out)
-            }
+            Kind::Agree => self.begin_round(out),
             Kind::Opening | Kind::Packed => {
                 let Own::Shares(shares, layer) = exchange.own else { unreachable!("set by begin_round") };
-                self.end_round(shares, layer, bodies, out)
+                match (self.end_round(shares, layer, bodies, out), again) {
+                    (
+                        Err(mismatch @ EngineError::Decode(DecodeError::Inconsistent { .. })),
+                        Some((body, shares, received)),
+                    ) => {
+                        let mismatch = Some((count, mismatch));
+                        let own = Own::Shares(shares, None);
+                        self.state = State::Exchanging(Exchange { kind, body, own, received, mismatch });
+                        Ok(())
+                    }
+                    (ended, _) => ended,
+                }
             }
             Kind::Freeze => {
                 all_equal(exchange.kind, &exchange.body, &bodies)?;
@@ -488,7 +676,7 @@ impl<S: Verify> Engine<S> {
                 all_equal(exchange.kind, &exchange.body, &bodies)?;
                 let Own::Tossed { point, coin } = exchange.own else { unreachable!("set with the coin") };
                 self.transcript.absorb_coins(self.checks, &coin);
-                let sigma = self.machine.sharing.sigma_of(&std::mem::take(&mut self.owed), &coin)?;
+                let sigma = self.machine.sharing.sigma_of(&take(&mut self.owed), &coin)?;
                 self.commit(Kind::SigmaCommit, point, Purpose::Sigma, &sigma.word().to_le_bytes(), out)
             }
             Kind::SigmaCommit => {
@@ -518,28 +706,61 @@ impl<S: Verify> Engine<S> {
                 self.checks += 1;
                 if self.ending { self.done(out) } else { self.begin_round(out) }
             }
-            Kind::Finish => {
-                all_equal(exchange.kind, &exchange.body, &bodies)?;
-                self.done(out)
-            }
+            Kind::Finish => self.done(out),
             Kind::Segment => unreachable!("not an exchange"),
         }
     }
 
-    fn deadline(&self, token: u32) -> Step<()> {
+    /// The deadline is over: the job goes on without the silent, if it can. At
+    /// the last, whoever is still needed ends it.
+    fn deadline(&mut self, token: u32, last: bool, out: &mut Vec<Action>) -> Step<()> {
         if token != self.step {
             return Ok(());
         }
+        let own = self.slot();
         match &self.state {
             State::Segments => {
                 let until = self.plan.rounds[self.round].stream_until;
-                Err(EngineError::OwnerSilent { index: self.stream.missing(until).unwrap_or_default() })
+                let index = self.stream.missing(until).unwrap_or_default();
+                if last || self.stream.lacks(index) {
+                    return Err(EngineError::OwnerSilent { index });
+                }
             }
             State::Exchanging(e) => {
-                let silent = |slot: &Slot| *slot != self.slot() && e.received[slot.index()].is_none();
-                Err(EngineError::Silent { missing: self.roster().slots().filter(silent).collect(), kind: e.kind })
+                let silent = |slot: &Slot| *slot != own && e.received[slot.index()].is_none();
+                let missing: Vec<Slot> = self.roster().slots().filter(silent).collect();
+                if last {
+                    let silent = EngineError::Silent { missing, kind: e.kind };
+                    return Err(e.mismatch.clone().map_or(silent, |(_, mismatch)| mismatch));
+                }
+                missing.into_iter().for_each(|slot| self.attendance.miss(slot));
+                // They may be ahead, or their frames lost.
+                out.push(Action::Behind);
+                self.complete(out)?;
             }
-            _ => Ok(()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What was opened in the current round is known from elsewhere.
+    fn words(&mut self, known: Known, out: &mut Vec<Action>) -> Step<()> {
+        match std::mem::replace(&mut self.state, State::Over) {
+            // Whoever knows what was opened has agreed on the job.
+            State::Persisting(e) | State::Exchanging(e) if e.kind == Kind::Agree => {
+                self.known = Some(known);
+                self.begin_round(out)
+            }
+            State::Persisting(e) | State::Exchanging(e) if e.kind == Kind::Opening => self.skip_round(known, out),
+            State::Segments => {
+                self.known = Some(known);
+                self.state = State::Segments;
+                self.begin_round(out)
+            }
+            state => {
+                self.state = state;
+                Ok(())
+            }
         }
     }
 }
@@ -557,12 +778,16 @@ impl<S: Verify> Engine<S> {
             }
             Event::Frame { from, frame } => self.receive(from, frame, &mut out)?,
             Event::Header(signed) => {
-                if let Some((index, digest)) = self.stream.header(&signed)? {
-                    self.broadcast(Kind::Segment, index, &Body::Digest(digest), &mut out);
+                if let Some(report) = self.stream.header(&signed)? {
+                    self.roster()
+                        .slots()
+                        .filter(|to| *to != self.slot())
+                        .for_each(|to| self.report(to, [report], &mut out));
+                    for (from, differs) in self.stream.differing(report.0) {
+                        self.fault(from, differs, &mut out)?;
+                    }
                 }
-                if matches!(self.state, State::Segments) {
-                    self.begin_round(&mut out)?;
-                }
+                self.complete(&mut out)?;
             }
             Event::Segment { index, bytes } => {
                 self.stream.load(index, &bytes)?;
@@ -570,18 +795,56 @@ impl<S: Verify> Engine<S> {
                     self.begin_round(&mut out)?;
                 }
             }
-            Event::Persisted { token } => match std::mem::replace(&mut self.state, State::Over) {
-                State::Persisting(exchange) if token == self.step => self.send(exchange, &mut out)?,
-                other => self.state = other,
-            },
-            Event::Deadline { token } => self.deadline(token)?,
+            Event::Persisted { token } => {
+                if token == self.step && matches!(self.state, State::Persisting(_)) {
+                    self.persisted(&mut out)?;
+                }
+            }
+            Event::Deadline { token, last } => self.deadline(token, last, &mut out)?,
+            Event::Gone { peer } => {
+                if self.roster().has(peer) && peer != self.slot() {
+                    self.attendance.miss(peer);
+                    self.complete(&mut out)?;
+                }
+            }
+            Event::Resend { to } => self.resend(to, &mut out),
+            Event::Words { round, transcript, words } => {
+                if !self.plan.replays() || round >= self.plan.opening_rounds() {
+                    return Err(EngineError::Unasked("opened words"));
+                }
+                let expected: usize = self.plan.openings(round).map(|o| o.2).sum();
+                if words.len() != expected {
+                    let found = words.len();
+                    return Err(EngineError::Replay(format!(
+                        "found {found} words of round {round}, expected {expected}"
+                    )));
+                }
+                if round == self.round && self.known.is_none() {
+                    self.words(Known { words, transcript }, &mut out)?;
+                }
+            }
         }
         Ok(out)
+    }
+
+    /// Says again what a peer may have lost.
+    fn resend(&self, to: Slot, out: &mut Vec<Action>) {
+        let said = self.said.iter().flatten().filter(|frame| frame.header.to == to);
+        out.extend(said.map(|frame| Action::Send { to, frame: frame.clone() }));
+        self.report(to, self.stream.reports(), out);
     }
 }
 
 impl<S: Verify> Party for Engine<S> {
     fn step(&mut self, event: Event) -> Result<Vec<Action>, EngineError> {
+        if self.done {
+            // Those that are behind may still need what was said last.
+            let mut out = Vec::new();
+            if let Event::Resend { to } = event {
+                self.resend(to, &mut out);
+            }
+            return Ok(out);
+        }
         if matches!(self.state, State::Over) {
             return Err(EngineError::Unasked("an event after the end of the job"));
         }

@@ -18,9 +18,11 @@ pub(super) struct Stream {
     attempt: u32,
     slot: Slot,
     roster: Roster,
+    /// how many nodes must report one digest
+    needed: usize,
     accepted: Headers,
     headers: BTreeMap<u32, CheckedHeader>,
-    /// digests that peers reported, until all have
+    /// digests that nodes reported, until enough have reported one
     reported: BTreeMap<u32, Vec<Option<[u8; 32]>>>,
     agreed: BTreeSet<u32>,
     loaded: BTreeMap<u32, Vec<Fp61>>,
@@ -30,13 +32,21 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(owner: PublicKey, place: StreamPlace, attempt: u32, slot: Slot, roster: Roster) -> Self {
+    pub(super) fn new(
+        owner: PublicKey,
+        place: StreamPlace,
+        attempt: u32,
+        slot: Slot,
+        roster: Roster,
+        needed: usize,
+    ) -> Self {
         Self {
             owner,
             place,
             attempt,
             slot,
             roster,
+            needed,
             accepted: Headers::default(),
             headers: BTreeMap::new(),
             reported: BTreeMap::new(),
@@ -66,7 +76,8 @@ impl Stream {
         Ok(Some((index, digest)))
     }
 
-    /// A digest that a node (or this one) reports for a segment.
+    /// A digest that a node (or this one) reports for a segment. An error if it
+    /// is none, or another than this node verified: its sender's fault.
     pub(super) fn report(&mut self, index: u32, from: Slot, digest: [u8; 32]) -> Result<(), EngineError> {
         if self.place.segment(index).is_none() {
             return Err(EngineError::Misplaced {
@@ -77,26 +88,45 @@ impl Stream {
                 expected: format!("below {}", self.place.segments()),
             });
         }
-        let twice = EngineError::Twice { from, kind: Kind::Segment, step: index };
+        let own = self.headers.get(&index).map(|header| header.header().digest());
+        if own.is_some_and(|own| own != digest) {
+            return Err(EngineError::Disagree { from, what: Kind::Segment });
+        }
         if self.agreed.contains(&index) {
-            return Err(twice);
+            return Ok(());
         }
         let nodes = usize::from(self.roster.nodes());
         let reports = self.reported.entry(index).or_insert_with(|| vec![None; nodes]);
-        if reports[from.index()].replace(digest).is_some() {
-            return Err(twice);
+        // A link that was made again brings what may have come before.
+        if reports[from.index()].replace(digest).is_some_and(|before| before != digest) {
+            return Err(EngineError::Twice { from, kind: Kind::Segment, step: index });
         }
-        // Whoever differs from what this node verified is named.
-        if let Some(own) = reports[self.slot.index()]
-            && let Some(other) = reports.iter().position(|r| r.is_some_and(|r| r != own))
-        {
-            return Err(EngineError::Disagree { from: Slot(other as u8 + 1), what: Kind::Segment });
-        }
-        if reports.iter().all(Option::is_some) {
+        if own.is_some() && reports.iter().filter(|report| **report == own).count() >= self.needed {
             self.reported.remove(&index);
             self.agreed.insert(index);
         }
         Ok(())
+    }
+
+    /// Who has reported something else for a segment than this node verified.
+    pub(super) fn differing(&self, index: u32) -> Vec<(Slot, EngineError)> {
+        let own = self.headers.get(&index).map(|header| header.header().digest());
+        let reports = self.reported.get(&index).into_iter().flat_map(|reports| self.roster.slots().zip(reports));
+        let differs = |(slot, report): (Slot, &Option<[u8; 32]>)| {
+            (report.is_some() && *report != own)
+                .then_some((slot, EngineError::Disagree { from: slot, what: Kind::Segment }))
+        };
+        reports.filter_map(differs).collect()
+    }
+
+    /// What this node has verified: each segment's index and digest.
+    pub(super) fn reports(&self) -> impl Iterator<Item = (u32, [u8; 32])> + '_ {
+        self.headers.iter().map(|(index, header)| (*index, header.header().digest()))
+    }
+
+    /// Whether the owner has not delivered a segment yet.
+    pub(super) fn lacks(&self, index: u32) -> bool {
+        !self.headers.contains_key(&index)
     }
 
     /// The segments that hold words below `until` and were not asked for yet.

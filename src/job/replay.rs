@@ -25,6 +25,7 @@ use super::{Assigned, JobError};
 use crate::backend::Device;
 use crate::engine::frame::Frame;
 use crate::engine::{Action, EngineError, Event, Party};
+use crate::field::slice::{decode_words, encode_words};
 use crate::roster::Slot;
 use crate::transcript::SignedHeader;
 
@@ -47,7 +48,10 @@ enum Entry {
     Header(SignedHeader),
     Segment(u32),
     Persisted(u32),
-    Deadline(u32),
+    Deadline(u32, bool),
+    Gone(u8),
+    Resend(u8),
+    Words { round: u32, transcript: [u8; 32], words: Vec<u8> },
 }
 
 impl Entry {
@@ -58,7 +62,12 @@ impl Entry {
             Event::Header(header) => Self::Header(**header),
             Event::Segment { index, .. } => Self::Segment(*index),
             Event::Persisted { token } => Self::Persisted(*token),
-            Event::Deadline { token } => Self::Deadline(*token),
+            Event::Deadline { token, last } => Self::Deadline(*token, *last),
+            Event::Gone { peer } => Self::Gone(peer.0),
+            Event::Resend { to } => Self::Resend(to.0),
+            Event::Words { round, transcript, words } => {
+                Self::Words { round: *round as u32, transcript: *transcript, words: encode_words(words) }
+            }
         }
     }
 
@@ -71,7 +80,13 @@ impl Entry {
             Self::Header(header) => Event::Header(Box::new(header)),
             Self::Segment(index) => Event::Segment { index, bytes: log.segment(index)? },
             Self::Persisted(token) => Event::Persisted { token },
-            Self::Deadline(token) => Event::Deadline { token },
+            Self::Deadline(token, last) => Event::Deadline { token, last },
+            Self::Gone(peer) => Event::Gone { peer: Slot(peer) },
+            Self::Resend(to) => Event::Resend { to: Slot(to) },
+            Self::Words { round, transcript, words } => {
+                let words = decode_words(&words).map_err(|e| e.to_string())?;
+                Event::Words { round: round as usize, transcript, words }
+            }
         })
     }
 }

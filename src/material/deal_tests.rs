@@ -98,8 +98,14 @@ fn uniform_integers(dealer: &dyn Dealer, op: u32, n: usize, size: u64) -> Vec<Fp
 /// What every node draws, opened by all of them.
 fn open<S: Sharing<Backend = Cpu>>(nodes: &[S], draw: impl Fn(&S) -> S::Secret) -> Vec<Fp61> {
     let shares: Vec<_> = nodes.iter().map(|node| node.opening(&draw(node))).collect();
-    let opened: Vec<_> =
-        nodes.iter().map(|n| Cpu.read(&n.decode(Degree::T, &shares).unwrap().words).unwrap().to_vec()).collect();
+    let opened: Vec<_> = nodes
+        .iter()
+        .map(|n| {
+            Cpu.read(&n.decode(Degree::T, &n.roster().slots().collect::<Vec<_>>(), &shares).unwrap().words)
+                .unwrap()
+                .to_vec()
+        })
+        .collect();
     assert!(opened.windows(2).all(|pair| pair[0] == pair[1]));
     opened.into_iter().next().unwrap()
 }

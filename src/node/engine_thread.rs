@@ -232,6 +232,7 @@ impl Engine<'_> {
             }
             Action::DropSegments { below } => self.store.drop_segments_below(self.nonce, below)?,
             Action::Arm { token } => say(self.words, Word::Arm { token })?,
+            Action::Log { .. } | Action::Behind => {}
             Action::Done(outcome) => return Ok(Some(outcome)),
         }
         Ok(None)

@@ -181,7 +181,7 @@ impl Driver {
                 () = sleep_until(linked_by), if !all_linked => return Err(self.not_linked(addresses)),
                 () = sleep_until(self.alarm.map_or(linked_by, |(at, _)| at)), if self.alarm.is_some() => {
                     if let Some((_, token)) = self.alarm.take() {
-                        self.tell(Letter::Event(Event::Deadline { token }))?;
+                        self.tell(Letter::Event(Event::Deadline { token, last: true }))?;
                     }
                 }
             }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::field::Fp61;
 use crate::program::graph::Type;
-use crate::roster::{Degree, Roster};
+use crate::roster::{Degree, Roster, Scheme};
 use crate::sharing::packed;
 pub use crate::sharing::packed::{BitLeaf, MSB};
 use crate::tensor::{Dims, Shape, View};
@@ -427,6 +427,30 @@ impl Plan {
             Prim::BitMerge { .. } | Prim::OpenBits { .. } => None,
             local => unreachable!("the planner never opens {local:?}"),
         })
+    }
+
+    /// How many nodes the job needs at any time: all for SPDZ and for packed
+    /// bits, else the most that any of its openings needs ([`Roster::needed`]).
+    pub fn needed(&self) -> usize {
+        if !self.replays() {
+            return self.roster.nodes().into();
+        }
+        let rounds = 0..self.opening_rounds();
+        let of_openings = rounds.flat_map(|r| self.openings(r)).map(|(_, degree, _)| self.roster.needed(degree)).max();
+        // Outputs are opened to their reader, at degree t.
+        of_openings.unwrap_or_default().max(self.roster.needed(Degree::T))
+    }
+
+    /// How many nodes may be lost at once without the job having to wait.
+    pub fn spare(&self) -> usize {
+        usize::from(self.roster.nodes()) - self.needed()
+    }
+
+    /// Whether a party can be made again from the words that were opened
+    /// (docs/protocols.md, nodes that come and go): honest shares fix each of
+    /// them, and nothing is told to one node alone.
+    pub fn replays(&self) -> bool {
+        self.roster.scheme() == Scheme::Shamir && !self.prims.iter().any(Prim::packed)
     }
 
     /// The steps of a round on packed bits.

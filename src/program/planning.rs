@@ -28,12 +28,15 @@ pub struct Planning {
     pub bandwidth_kbit: u32,
     /// how comparisons are computed
     pub comparisons: Comparisons,
+    /// how many nodes may be lost at once without the job having to wait for
+    /// them; products and comparisons are chosen so that it can go on
+    pub losses: u8,
 }
 
 impl Default for Planning {
     /// 10 ms and 1 Gbit/s, nothing forced.
     fn default() -> Self {
-        Self { latency_us: 10_000, bandwidth_kbit: 1_000_000, comparisons: Comparisons::Auto }
+        Self { latency_us: 10_000, bandwidth_kbit: 1_000_000, comparisons: Comparisons::Auto, losses: 0 }
     }
 }
 

@@ -84,7 +84,8 @@ impl<S: Sharing<Backend = Cpu>> World<S> {
     /// The opening's words, which all nodes decode alike and blame nobody for.
     pub(super) fn decode(&self, degree: Degree, shares: &[Words]) -> Vec<Fp61> {
         let opened = self.each(|_, node| {
-            let Decoded { words, blamed } = node.decode(degree, shares).unwrap();
+            let Decoded { words, blamed } =
+                node.decode(degree, &node.roster().slots().collect::<Vec<_>>(), shares).unwrap();
             assert!(blamed.is_empty());
             self.cpu.read(&words).unwrap().to_vec()
         });

@@ -1,18 +1,18 @@
 //! From shares to opened words: interpolation from fixed nodes, a parity check
 //! by the others, and what follows from a mismatch.
 //!
-//! With k shares of a word of degree d, of which at most t are wrong
-//! (docs/protocols.md, 2):
+//! Of shares of a word of degree d at most t are wrong (docs/protocols.md, 2).
+//! A polynomial on which d + t + 1 of them lie has d + 1 honest ones on it, so
+//! it is the only one, and whoever is off it is named. With k shares
 //!
 //! | k | a mismatch |
 //! |---|---|
-//! | ≥ d + 2t + 1 | is corrected, and the senders are named |
-//! | less | ends the job |
+//! | ≥ d + 2t + 1 | is corrected always |
+//! | ≥ d + t + 1 | is noticed; corrected if all but k − d − t − 1 are right |
+//! | less | may go unnoticed: such a word is not used |
 //!
-//! Between d + t + 1 and d + 2t + 1 wrong shares are always noticed, but a
-//! decoder at its natural radius would answer with *another* word, so nothing
-//! is ever corrected there. Below d + t + 1 wrong shares may go unnoticed and
-//! the engine verifies afterwards.
+//! A decoder at its natural radius, who is content with fewer on one
+//! polynomial, would answer with *another* word.
 //!
 //! Everything here is about words that are public once decoded, so branches
 //! are free. The room knows no key and no secret.
@@ -57,11 +57,7 @@ impl Code {
         assert_eq!(shares.len(), self.slots.len(), "one share per sender");
         let (words, wrong) = backend.decode(&self.at_zero, &self.parity, shares)?;
         let Some(word) = wrong else { return Ok(Decoded { words, blamed: Vec::new() }) };
-        if self.slots.len() > self.degree + 2 * usize::from(roster.threshold()) {
-            self.correct(backend, roster, shares, word)
-        } else {
-            Err(DecodeError::Inconsistent { word, degree: self.degree })
-        }
+        self.correct(backend, roster, shares, word)
     }
 
     /// Locates the wrong shares of the first word that fails, leaves their
@@ -81,12 +77,10 @@ impl Code {
             blamed.extend(self.wrong_at(backend, roster, shares, word)?.ok_or_else(|| refused.clone())?);
             blamed.sort_unstable();
             blamed.dedup();
-            if blamed.len() > usize::from(roster.threshold()) {
+            let few = self.slots.len() - blamed.len() < self.decisive(roster);
+            if few || blamed.len() > usize::from(roster.threshold()) {
                 return Err(refused);
             }
-            // At most t are left out, so at least d + t + 1 stay, of which at
-            // least d + 1 are honest: one polynomial through all of them is
-            // the honest one.
             let trusted = |slot: &Slot| !blamed.contains(slot);
             let code = Code::new(self.slots.iter().copied().filter(trusted).collect(), self.degree);
             let rest: Vec<_> = self.slots.iter().zip(shares).filter(|(s, _)| trusted(s)).map(|(_, w)| *w).collect();
@@ -97,10 +91,15 @@ impl Code {
         }
     }
 
+    /// So many shares on one polynomial are those of d + 1 honest nodes at least.
+    fn decisive(&self, roster: Roster) -> usize {
+        self.degree + usize::from(roster.threshold()) + 1
+    }
+
     /// Which senders are wrong in one word: those off the only polynomial of
-    /// the degree that all but t senders share. At k ≥ d + 2t + 1 two such
-    /// polynomials would agree on d + 1 points. Tries the subsets of the
-    /// roster one by one; their number is capped ([`crate::roster::MAX_SUBSETS`]).
+    /// the degree on which d + t + 1 senders lie. Tries the subsets of the
+    /// roster one by one (one of them has all honest nodes and no liar); their
+    /// number is capped ([`crate::roster::MAX_SUBSETS`]).
     fn wrong_at<B: Backend>(
         &self,
         backend: &B,
@@ -113,7 +112,9 @@ impl Code {
             let one = View::Slice { outer: 1, axis: backend.len(share), inner: 1, start: word, end: word + 1 };
             points.push((*slot, backend.read(&backend.view(&one, &[share]))?[0]));
         }
-        Ok(roster.subsets().into_iter().find_map(|subset| self.off_polynomial_of(subset, &points)))
+        let decides = |off: &Vec<Slot>| points.len() - off.len() >= self.decisive(roster);
+        let subsets = roster.subsets().into_iter();
+        Ok(subsets.filter_map(|subset| self.off_polynomial_of(subset, &points)).find(decides))
     }
 
     /// The senders off the polynomial of a subset, if the subset's points lie
@@ -121,6 +122,9 @@ impl Code {
     fn off_polynomial_of(&self, subset: Subset, points: &[(Slot, Fp61)]) -> Option<Vec<Slot>> {
         let (base, values): (Vec<Slot>, Vec<Fp61>) =
             points.iter().filter(|(slot, _)| subset.contains(*slot)).take(self.degree + 1).copied().unzip();
+        if base.len() <= self.degree {
+            return None;
+        }
         let fits = |slot: Slot, value: Fp61| dot(&lagrange(&base, slot.point()), &values) == value;
         let off: Vec<Slot> = points.iter().filter(|(s, v)| !fits(*s, *v)).map(|(s, _)| *s).collect();
         off.iter().all(|slot| !subset.contains(*slot)).then_some(off)

@@ -242,9 +242,16 @@ pub trait Sharing: Send + Sync + 'static {
 
     /// The share to send when x itself is opened.
     fn opening(&self, x: &Self::Secret) -> Words<Self>;
-    /// Decodes one opening from the shares of all nodes, in slot order, own
-    /// share included: interpolates from fixed nodes, checks the rest.
-    fn decode(&self, degree: Degree, shares: &[Words<Self>]) -> Result<Decoded<Words<Self>>, DecodeError>;
+    /// Decodes one opening from the shares of some nodes, in slot order, own
+    /// share included: interpolates from the first, checks the rest. Under
+    /// Shamir at least d + 1, and [`Roster::needed`] if wrong ones must be
+    /// noticed; in SPDZ all.
+    fn decode(
+        &self,
+        degree: Degree,
+        from: &[Slot],
+        shares: &[Words<Self>],
+    ) -> Result<Decoded<Words<Self>>, DecodeError>;
     /// What is sealed to the dealer when it reads x: the share, in SPDZ
     /// followed by the MAC share, which nobody else may ever see. Only after a
     /// passed check ([`Dealer::verify_output`] is the other end).

@@ -197,14 +197,18 @@ impl<B: Backend> Sharing for Shamir<B> {
     fn opening(&self, x: &Self::Secret) -> B::Words {
         x.0.clone()
     }
-    fn decode(&self, degree: Degree, shares: &[B::Words]) -> Result<Decoded<B::Words>, DecodeError> {
-        let own = self.backend.len(&shares[self.slot.index()]);
-        decode::check_lengths(&self.backend, self.roster.slots().zip(shares), own)?;
-        let code = match degree {
+    fn decode(&self, degree: Degree, from: &[Slot], shares: &[B::Words]) -> Result<Decoded<B::Words>, DecodeError> {
+        let own = from.iter().position(|slot| *slot == self.slot).expect("the own share is among them");
+        decode::check_lengths(&self.backend, from.iter().copied().zip(shares), self.backend.len(&shares[own]))?;
+        let shares: Vec<_> = shares.iter().collect();
+        let of_all = match degree {
             Degree::T => &self.degree_t,
             Degree::TwoT => &self.degree_2t,
         };
-        code.decode(&self.backend, self.roster, &shares.iter().collect::<Vec<_>>())
+        if from.len() == usize::from(self.roster.nodes()) {
+            return of_all.decode(&self.backend, self.roster, &shares);
+        }
+        Code::new(from.to_vec(), self.roster.degree(degree)).decode(&self.backend, self.roster, &shares)
     }
     fn output(&self, x: &Self::Secret) -> Vec<B::Words> {
         vec![x.0.clone()]

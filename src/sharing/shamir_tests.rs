@@ -40,11 +40,15 @@ fn through(roster: Roster, points: &[(Slot, Fp61)]) -> Vec<Fp61> {
     roster.slots().map(at).collect()
 }
 
+fn all(world: &World<Shamir<Cpu>>) -> Vec<Slot> {
+    world.nodes[0].roster().slots().collect()
+}
+
 /// The first node's decoding of word-major shares.
 fn decode(world: &World<Shamir<Cpu>>, degree: Degree, words: &[Vec<Fp61>]) -> Result<Decoded<Vec<Fp61>>, DecodeError> {
     let of = |i: usize| world.cpu.load(words.iter().map(|word| word[i]).collect());
     let shares: Vec<_> = (0..world.nodes.len()).map(of).collect();
-    let decoded = world.nodes[0].decode(degree, &shares)?;
+    let decoded = world.nodes[0].decode(degree, &all(world), &shares)?;
     Ok(Decoded { words: world.cpu.read(&decoded.words).unwrap().to_vec(), blamed: decoded.blamed })
 }
 
@@ -184,7 +188,7 @@ fn a_wrong_length_names_its_sender() {
     let world = shamir(Roster::shamir(4, 1).unwrap(), SEED);
     let mut shares: Vec<_> = (0..4).map(|_| world.cpu.load(vec![Fp61::ONE; 3])).collect();
     shares[2] = world.cpu.load(vec![Fp61::ONE; 4]);
-    let refused = world.nodes[0].decode(Degree::T, &shares).err();
+    let refused = world.nodes[0].decode(Degree::T, &all(&world), &shares).err();
     assert_eq!(refused, Some(DecodeError::Length { from: Slot(3), found: 4, expected: 3 }));
 }
 

@@ -302,10 +302,10 @@ impl<B: Backend> Sharing for Spdz<B> {
     }
     /// The sum. Additive shares have no degree and no redundancy; nothing may
     /// be revealed before the check has passed.
-    fn decode(&self, _: Degree, shares: &[B::Words]) -> Result<Decoded<B::Words>, DecodeError> {
+    fn decode(&self, _: Degree, from: &[Slot], shares: &[B::Words]) -> Result<Decoded<B::Words>, DecodeError> {
         assert_eq!(shares.len(), usize::from(self.roster.nodes()), "one share per node");
         let own = self.backend.len(&shares[self.slot.index()]);
-        decode::check_lengths(&self.backend, self.roster.slots().zip(shares), own)?;
+        decode::check_lengths(&self.backend, from.iter().copied().zip(shares), own)?;
         let terms: Vec<_> = shares.iter().map(|share| (Fp61::ONE, share)).collect();
         Ok(Decoded { words: self.backend.linear(own, &terms, Fp61::ZERO), blamed: Vec::new() })
     }

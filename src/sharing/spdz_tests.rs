@@ -176,7 +176,7 @@ fn the_owner_needs_the_shares_of_all_nodes() {
 fn a_wrong_length_names_its_sender() {
     let world = spdz(Roster::spdz(2).unwrap(), SEED);
     let shares = [world.cpu.load(vec![Fp61::ONE; 3]), world.cpu.load(vec![Fp61::ONE; 2])];
-    let refused = world.nodes[0].decode(Degree::T, &shares).err();
+    let refused = world.nodes[0].decode(Degree::T, &world.nodes[0].roster().slots().collect::<Vec<_>>(), &shares).err();
     assert_eq!(refused, Some(DecodeError::Length { from: Slot(2), found: 2, expected: 3 }));
 }
 

@@ -101,6 +101,13 @@ impl Opened {
     }
 }
 
+impl Opening {
+    /// Whether two openings that were sent say the same.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        (self.nonce, &self.payload) == (other.nonce, &other.payload)
+    }
+}
+
 impl Commitment {
     /// A commitment as it came over the wire; any 32 bytes may claim to be one.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {

@@ -109,8 +109,8 @@ impl Sharing for Cheat {
     fn masked_product(&self, product: Self::Product, mask: &Secret, zero: Address) -> Words {
         self.honest.masked_product(product, mask, zero)
     }
-    fn decode(&self, degree: Degree, shares: &[Words]) -> Result<Decoded<Words>, DecodeError> {
-        self.honest.decode(degree, shares)
+    fn decode(&self, degree: Degree, from: &[Slot], shares: &[Words]) -> Result<Decoded<Words>, DecodeError> {
+        self.honest.decode(degree, from, shares)
     }
     fn output(&self, x: &Secret) -> Vec<Words> {
         self.honest.output(x)

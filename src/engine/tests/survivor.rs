@@ -56,7 +56,10 @@ impl Party for Doomed {
         // A party half made again must not go on: a deadline of some other
         // step, which says nothing, would be taken.
         if actions.is_err() {
-            assert!(matches!(self.survivor.step(Event::Deadline { token: u32::MAX }), Err(EngineError::Unasked(_))));
+            assert!(matches!(
+                self.survivor.step(Event::Deadline { token: u32::MAX, last: true }),
+                Err(EngineError::Unasked(_))
+            ));
         }
         *self.lost.lock().unwrap() |= self.survivor.is_rebuilt();
         actions

@@ -181,7 +181,7 @@ impl<'a> World<'a> {
                 Action::Done(outcome) => {
                     self.outcomes.insert(slot, Ok(*outcome));
                 }
-                Action::DropSegments { .. } | Action::Arm { .. } => {}
+                Action::DropSegments { .. } | Action::Arm { .. } | Action::Log { .. } | Action::Behind => {}
             }
         }
     }

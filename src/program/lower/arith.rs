@@ -167,7 +167,7 @@ impl Lowering {
             // The other way round, a joins b.
             (Whole::Shared { .. }, Value::Pending(_)) => return Ok(None),
             // With triples a product is there before it is opened.
-            (_, Value::Pending(_)) if !self.roster.local_products() => return Ok(self.add_both(a, b, sign)),
+            (_, Value::Pending(_)) if !self.local_products() => return Ok(self.add_both(a, b, sign)),
             _ => {}
         }
         let b = self.force(b)?;
@@ -211,7 +211,7 @@ impl Lowering {
     fn opened_from(&mut self, whole: Whole) -> usize {
         match whole {
             Whole::Shared { x, .. } => self.ready(Reg::Sec(x)),
-            Whole::Product { x, y, .. } if self.roster.local_products() => {
+            Whole::Product { x, y, .. } if self.local_products() => {
                 self.ready(Reg::Sec(x)).max(self.ready(Reg::Sec(y)))
             }
             Whole::Product { x, y, .. } => {
@@ -290,7 +290,7 @@ impl Lowering {
     /// the round of the masks, and none where both operands are masked already.
     pub(super) fn product(&mut self, dims: Dims, x: Sec, y: Sec) -> Sec {
         let n = dims.lens().2;
-        if self.roster.local_products() {
+        if self.local_products() {
             let mask = self.add_material(Material::Mask { n });
             let r = self.draw(mask, Part::Value);
             let c = self.open_product(dims, x, y, r);
@@ -306,7 +306,7 @@ impl Lowering {
     /// The opened word x·y + mask.
     pub(super) fn open_product(&mut self, dims: Dims, x: Sec, y: Sec, mask: Sec) -> Pub {
         let n = dims.lens().2;
-        if self.roster.local_products() {
+        if self.local_products() {
             let zero = self.add_material(Material::Zero { n });
             let out = self.public(n);
             self.prims.push(Prim::OpenProduct { dims, x, y, mask, zero, out });

@@ -22,7 +22,7 @@ use super::plan::{
 };
 use super::planning::{Comparisons, Planning};
 use crate::field::Fp61;
-use crate::roster::{Roster, Scheme};
+use crate::roster::{Degree, Roster, Scheme};
 use crate::tensor::{Dims, Shape, View};
 
 /// The most primitives of a plan, and the most operations (operands, states
@@ -64,6 +64,18 @@ pub enum PlanError {
         /// the roster
         roster: Roster,
     },
+    /// The plan cannot bear so many losses.
+    #[error("{roster} cannot go on without {losses} of its nodes, at most without {most}{}: add nodes, or plan for fewer losses", if *.packed { " and with none on packed bits" } else { "" })]
+    Losses {
+        /// the roster
+        roster: Roster,
+        /// losses asked for
+        losses: u8,
+        /// losses that it can bear
+        most: u8,
+        /// whether packed bits were asked for too
+        packed: bool,
+    },
 }
 
 impl Program {
@@ -79,6 +91,11 @@ impl Program {
     pub fn plan_with(&self, roster: Roster, planning: Planning) -> Result<Plan, PlanError> {
         if planning.comparisons == Comparisons::Packed && !roster.packs_bits() {
             return Err(PlanError::Packed { roster });
+        }
+        let (losses, most) = (planning.losses, roster.nodes() - roster.needed(Degree::T) as u8);
+        let packed = planning.comparisons == Comparisons::Packed;
+        if losses > most || (packed && losses > 0) {
+            return Err(PlanError::Losses { roster, losses, most, packed });
         }
         lower(self, roster, planning)
     }
@@ -178,6 +195,12 @@ struct Lowering {
 }
 
 impl Lowering {
+    /// Whether products are local, also with as many nodes as may be left.
+    fn local_products(&self) -> bool {
+        let left = usize::from(self.roster.nodes() - self.planning.losses);
+        self.roster.local_products() && left >= self.roster.needed(Degree::TwoT)
+    }
+
     fn new(program: &Program, roster: Roster, planning: Planning) -> Self {
         let mut uses = HashMap::new();
         count_uses(program.nodes(), &mut uses);

@@ -43,7 +43,7 @@ impl Lowering {
         match self.planning.comparisons {
             Comparisons::Digits => false,
             Comparisons::Packed => true,
-            Comparisons::Auto if !self.roster.packs_bits() => false,
+            Comparisons::Auto if !self.roster.packs_bits() || self.planning.losses > 0 => false,
             Comparisons::Auto => {
                 let depth = |leaves: usize| u64::from(leaves.next_power_of_two().trailing_zeros());
                 let both = |low: usize, high: usize| match (low, high) {
