@@ -725,6 +725,8 @@ impl<S: Verify> Engine<S> {
                 if last || self.stream.lacks(index) {
                     return Err(EngineError::OwnerSilent { index });
                 }
+                // Reports of peers may be lost.
+                out.push(Action::Behind);
             }
             State::Exchanging(e) => {
                 let silent = |slot: &Slot| *slot != own && e.received[slot.index()].is_none();

@@ -1,3 +1,4 @@
+mod absent;
 mod attacks;
 mod cheat;
 mod cost;

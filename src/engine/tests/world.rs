@@ -1,7 +1,7 @@
 //! All parties of a job in one thread, driven by hand, with an adversary on
 //! the wires: it sees every frame and may change, hold or swallow it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::backend::Device;
@@ -41,6 +41,14 @@ pub struct World<'a> {
     #[allow(clippy::type_complexity)] // one callback
     pub segment_for: Box<dyn FnMut(Slot, u32, &mut Vec<u8>) + 'a>,
     pub adversary: Adversary<'a>,
+    /// what each node keeps of opened words: round, transcript, words
+    pub logs: BTreeMap<Slot, Vec<(usize, [u8; 32], Vec<Fp61>)>>,
+    /// what a node waits for with a deadline
+    pub armed: BTreeMap<Slot, u32>,
+    /// nodes that asked for what they may have missed
+    pub behind: BTreeSet<Slot>,
+    /// nodes that are not there: nothing reaches them or comes from them
+    pub down: BTreeSet<Slot>,
     order: Choices,
 }
 
@@ -106,6 +114,10 @@ impl<'a> World<'a> {
             outcomes: BTreeMap::new(),
             segment_for: Box::new(|_, _, _| {}),
             adversary: Box::new(|_| Verdict::Deliver),
+            logs: BTreeMap::new(),
+            armed: BTreeMap::new(),
+            behind: BTreeSet::new(),
+            down: BTreeSet::new(),
             order: Choices(seed),
         }
     }
@@ -148,7 +160,10 @@ impl<'a> World<'a> {
     }
 
     pub fn step(&mut self, slot: Slot, event: Event) {
-        if self.outcomes.contains_key(&slot) {
+        if self.down.contains(&slot) || matches!(self.outcomes.get(&slot), Some(Err(_))) {
+            return;
+        }
+        if self.outcomes.contains_key(&slot) && !matches!(event, Event::Resend { .. }) {
             return;
         }
         let actions = match self.parties[slot.index()].step(event) {
@@ -181,7 +196,23 @@ impl<'a> World<'a> {
                 Action::Done(outcome) => {
                     self.outcomes.insert(slot, Ok(*outcome));
                 }
-                Action::DropSegments { .. } | Action::Arm { .. } | Action::Log { .. } | Action::Behind => {}
+                Action::Log { round, transcript, words } => {
+                    let log = self.logs.entry(slot).or_default();
+                    match log.get(round) {
+                        Some(held) => assert_eq!((held.1, &held.2), (transcript, &words), "{slot} opened another word"),
+                        None => {
+                            assert_eq!(log.len(), round);
+                            log.push((round, transcript, words));
+                        }
+                    }
+                }
+                Action::Arm { token } => {
+                    self.armed.insert(slot, token);
+                }
+                Action::Behind => {
+                    self.behind.insert(slot);
+                }
+                Action::DropSegments { .. } => {}
             }
         }
     }
