@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::manifest::{CheckedManifest, PROTOCOL};
 use crate::keys::{SecretKey, Signature, hex};
-use crate::roster::{MAX_NODES, Slot};
+use crate::roster::{MAX_NODES, Roster, Scheme, Slot};
 
 const SIGNED: &str = "receipt";
 const SEALED: &str = "beaverdam 2026-01 sealed output v1";
@@ -23,7 +23,7 @@ const SEALED: &str = "beaverdam 2026-01 sealed output v1";
 const MAX_BYTES: usize = 16 * 1024;
 
 /// How a job ended at a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Outcome {
     /// every check passed and the outputs were sealed to their readers
     Released,
@@ -99,7 +99,7 @@ pub enum ReceiptError {
         expected: [u8; 32],
     },
     /// Two receipts of one slot.
-    #[error("{slot} gave two receipts, expected one: if they differ, keep both as evidence")]
+    #[error("{slot} gave two different receipts, expected one: keep both as evidence")]
     Twice {
         /// the slot
         slot: Slot,
@@ -117,12 +117,16 @@ pub enum ReceiptError {
         expected: String,
     },
     /// Not all nodes gave one.
-    #[error("receipts of {missing} are missing, every node must sign: fetch them before relying on the result")]
+    #[error(
+        "receipts of {missing} are missing, {needed} that agree are needed: fetch them before relying on the result"
+    )]
     Missing {
         /// whose, in words
         missing: String,
+        /// how many must agree
+        needed: usize,
     },
-    /// The nodes do not say the same.
+    /// Too few nodes say the same.
     #[error("the nodes disagree on {what} ({said}): at least one lies, do not rely on any output")]
     Disagree {
         /// on what
@@ -204,11 +208,12 @@ impl SignedReceipt {
     }
 }
 
-/// The receipts of all nodes, which say the same: a threshold attestation (see
+/// Receipts of enough nodes, which say the same: a threshold attestation (see
 /// the module), not a proof.
 #[derive(Clone, Debug)]
 pub struct Agreed {
     receipts: Vec<Receipt>,
+    left_out: Vec<(Slot, ReceiptError)>,
     threshold: u8,
 }
 
@@ -217,15 +222,20 @@ impl Agreed {
     pub fn receipts(&self) -> &[Receipt] {
         &self.receipts
     }
-    /// The transcript hash that all nodes signed.
+    /// Nodes whose receipts are not among these, and why. One that is missing
+    /// is no sign of a lie, one that is refused of a wrong node or carrier.
+    pub fn left_out(&self) -> &[(Slot, ReceiptError)] {
+        &self.left_out
+    }
+    /// The transcript hash that all of them signed.
     pub fn transcript(&self) -> [u8; 32] {
         self.receipts[0].transcript
     }
-    /// The number of passed checks, which all nodes signed.
+    /// The number of passed checks, which all of them signed.
     pub fn checks(&self) -> u32 {
         self.receipts[0].checks
     }
-    /// The number of rounds, which all nodes signed.
+    /// The number of rounds, which all of them signed.
     pub fn rounds(&self) -> u32 {
         self.receipts[0].rounds
     }
@@ -252,42 +262,102 @@ impl Agreed {
     }
 }
 
-/// Accepts a job's receipts if all n nodes signed one and all say the same:
-/// transcript, checks passed, rounds, outcome, condition. (Blamed slots may
-/// differ: a cheater can send a wrong share to one node alone.)
-pub fn compare(receipts: &[SignedReceipt], manifest: &CheckedManifest) -> Result<Agreed, ReceiptError> {
-    let mut by_slot = BTreeMap::new();
-    for signed in receipts {
-        signed.check(manifest)?;
-        let slot = signed.receipt.slot;
-        if by_slot.insert(slot, signed.receipt.clone()).is_some() {
-            return Err(ReceiptError::Twice { slot });
-        }
+/// What a receipt says of the job as a whole; honest nodes say the same.
+/// (Blamed slots may differ: a cheater can send a wrong share to one node alone.)
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Said {
+    outcome: Outcome,
+    transcript: [u8; 32],
+    checks: u32,
+    rounds: u32,
+    conditional: bool,
+}
+
+impl Said {
+    fn by(receipt: &Receipt) -> Self {
+        let Receipt { outcome, transcript, checks, rounds, conditional, .. } = *receipt;
+        Self { outcome, transcript, checks, rounds, conditional }
     }
-    let missing = manifest.manifest().roster.slots().filter(|slot| !by_slot.contains_key(slot));
-    let missing = missing.map(|slot| slot.to_string()).collect::<Vec<_>>().join(", ");
-    if !missing.is_empty() {
-        return Err(ReceiptError::Missing { missing });
-    }
-    let receipts: Vec<Receipt> = by_slot.into_values().collect();
-    agree(&receipts, "the outcome", |r| format!("{:?}", r.outcome).to_lowercase())?;
-    agree(&receipts, "the transcript", |r| hex(&r.transcript))?;
-    agree(&receipts, "the checks passed", |r| r.checks.to_string())?;
-    agree(&receipts, "the rounds", |r| r.rounds.to_string())?;
-    agree(&receipts, "whether declared ranges are relied on", |r| r.conditional.to_string())?;
-    match receipts[0].outcome {
-        Outcome::Released => Ok(Agreed { receipts, threshold: manifest.manifest().roster.threshold() }),
-        Outcome::Stopped => Err(ReceiptError::Stopped),
+
+    /// The first thing in which two differ, and each one's word on it.
+    fn difference(&self, other: &Self) -> (&'static str, fn(&Self) -> String) {
+        let parts: [(&str, fn(&Self) -> String); 5] = [
+            ("the outcome", |s| format!("{:?}", s.outcome).to_lowercase()),
+            ("the transcript", |s| hex(&s.transcript)),
+            ("the checks passed", |s| s.checks.to_string()),
+            ("the rounds", |s| s.rounds.to_string()),
+            ("whether declared ranges are relied on", |s| s.conditional.to_string()),
+        ];
+        *parts.iter().find(|(_, of)| of(self) != of(other)).unwrap_or(&parts[0])
     }
 }
 
-fn agree(receipts: &[Receipt], what: &'static str, of: impl Fn(&Receipt) -> String) -> Result<(), ReceiptError> {
-    let said: Vec<String> = receipts.iter().map(of).collect();
-    if said.windows(2).all(|pair| pair[0] == pair[1]) {
-        return Ok(());
+/// How many receipts must say the same: 2t + 1 under Shamir, whose outputs need so
+/// many shares (t + 1 honest ones are among them); all in SPDZ.
+fn needed(roster: Roster) -> usize {
+    match roster.scheme() {
+        Scheme::Shamir => 2 * usize::from(roster.threshold()) + 1,
+        Scheme::Spdz => roster.nodes().into(),
     }
-    let said = receipts.iter().zip(said).map(|(r, said)| format!("{}: {said}", r.slot));
-    Err(ReceiptError::Disagree { what, said: said.collect::<Vec<_>>().join(", ") })
+}
+
+/// Accepts a job's receipts if enough nodes signed one that says the same:
+/// transcript, checks passed, rounds, outcome, condition. Of the others nothing
+/// is used, so that no t nodes can keep a result from its reader.
+pub fn compare(receipts: &[SignedReceipt], manifest: &CheckedManifest) -> Result<Agreed, ReceiptError> {
+    let roster = manifest.manifest().roster;
+    let (mut by_slot, mut left_out) = (BTreeMap::new(), BTreeMap::new());
+    for signed in receipts {
+        let slot = signed.receipt.slot;
+        match signed.check(manifest) {
+            Ok(()) => {
+                if by_slot.insert(slot, signed.receipt.clone()).is_some_and(|held| held != signed.receipt) {
+                    left_out.insert(slot, ReceiptError::Twice { slot });
+                }
+            }
+            // What others carried in its name is not the node's fault.
+            Err(refused) => drop(left_out.entry(slot).or_insert(refused)),
+        }
+    }
+    by_slot.retain(|slot, _| !matches!(left_out.get(slot), Some(ReceiptError::Twice { .. })));
+    left_out.retain(|slot, _| !by_slot.contains_key(slot));
+    let mut groups: BTreeMap<Said, usize> = BTreeMap::new();
+    by_slot.values().for_each(|receipt| *groups.entry(Said::by(receipt)).or_default() += 1);
+    let missing = roster.slots().filter(|slot| !by_slot.contains_key(slot) && !left_out.contains_key(slot));
+    let missing = missing.map(|slot| slot.to_string()).collect::<Vec<_>>().join(", ");
+    let needed = needed(roster);
+    let Some((said, _)) = groups.iter().find(|(_, count)| **count >= needed) else {
+        // The gravest first.
+        let mut different = groups.keys();
+        if let (Some(one), Some(other)) = (different.next(), different.next()) {
+            let (what, of) = one.difference(other);
+            let said = by_slot.values().map(|r| format!("{}: {}", r.slot, of(&Said::by(r))));
+            return Err(ReceiptError::Disagree { what, said: said.collect::<Vec<_>>().join(", ") });
+        }
+        let refused = left_out.into_values().next();
+        return Err(refused.unwrap_or(ReceiptError::Missing { missing, needed }));
+    };
+    if said.outcome == Outcome::Stopped {
+        return Err(ReceiptError::Stopped);
+    }
+    let said = said.clone();
+    let (mut agreeing, mut accused) = (Vec::new(), left_out);
+    for (slot, receipt) in by_slot {
+        let other = Said::by(&receipt);
+        if other == said {
+            agreeing.push(receipt);
+        } else {
+            let (what, of) = said.difference(&other);
+            let said = format!("{slot}: {}, most others: {}", of(&other), of(&said));
+            accused.insert(slot, ReceiptError::Disagree { what, said });
+        }
+    }
+    for slot in roster.slots().filter(|slot| !agreeing.iter().any(|r| r.slot == *slot)) {
+        accused.entry(slot).or_insert(ReceiptError::Missing { missing: slot.to_string(), needed });
+    }
+    // Slots that the roster does not have are nobody's.
+    let left_out = accused.into_iter().filter(|(slot, _)| roster.has(*slot)).collect();
+    Ok(Agreed { receipts: agreeing, left_out, threshold: roster.threshold() })
 }
 
 #[cfg(test)]
@@ -323,10 +393,6 @@ mod tests {
         };
         (1..=4).map(one).collect()
     }
-    fn refused(slot: u8, change: impl Fn(&mut Receipt)) -> ReceiptError {
-        compare(&with(slot, change), &checked()).unwrap_err()
-    }
-
     #[test]
     fn one_node_alone_cannot_frame_another() {
         let mut receipts: Vec<_> = (1..=4).map(receipt).collect();
@@ -358,11 +424,25 @@ mod tests {
         assert!(!agreed.sealed_by(Slot(9), 0, &[3]));
     }
 
+    /// A receipt that differs, is refused or is missing is left out; a second
+    /// one, and too few agree.
+    fn left_out(slot: u8, change: impl Fn(&mut Receipt)) -> ReceiptError {
+        let one = with(slot, &change);
+        let agreed = compare(&one, &checked()).unwrap();
+        assert_eq!(agreed.receipts().len(), 3);
+        let [(left_out, why)] = agreed.left_out() else { panic!("{:?}", agreed.left_out()) };
+        assert_eq!(*left_out, Slot(slot));
+        let mut two = with(slot % 4 + 1, &change);
+        two[usize::from(slot) - 1] = one[usize::from(slot) - 1].clone();
+        assert!(compare(&two, &checked()).is_err());
+        why.clone()
+    }
+
     #[test]
     fn a_node_that_saw_another_transcript_is_told_apart() {
-        let ReceiptError::Disagree { what, said } = refused(3, |r| r.transcript[0] = 6) else { panic!() };
+        let ReceiptError::Disagree { what, said } = left_out(3, |r| r.transcript[0] = 6) else { panic!() };
         assert_eq!(what, "the transcript");
-        assert!(said.contains("node 2: 0505") && said.contains("node 3: 0605"), "{said}");
+        assert!(said.starts_with("node 3: 0605") && said.contains("others: 0505"), "{said}");
         for (what, change) in [
             ("the checks passed", (|r| r.checks = 2) as fn(&mut Receipt)),
             ("the rounds", |r| r.rounds += 1),
@@ -372,23 +452,42 @@ mod tests {
                 r.outputs.clear();
             }),
         ] {
-            assert!(matches!(refused(4, change), ReceiptError::Disagree { what: w, .. } if w == what));
+            assert!(matches!(left_out(4, change), ReceiptError::Disagree { what: w, .. } if w == what));
         }
+        // Two against two: nobody is believed.
+        let mut split = with(1, |r| r.transcript[0] = 6);
+        split[1] = with(2, |r| r.transcript[0] = 6)[1].clone();
+        let ReceiptError::Disagree { what: "the transcript", said } = compare(&split, &checked()).unwrap_err() else {
+            panic!()
+        };
+        assert!(said.contains("node 2: 0605") && said.contains("node 3: 0505"), "{said}");
     }
 
     #[test]
-    fn a_missing_doubled_or_foreign_receipt_is_refused() {
+    fn a_missing_doubled_or_foreign_receipt_is_left_out_and_missed() {
         let all = with(0, |_| {});
+        let agreed = compare(&all[1..], &checked()).unwrap();
+        assert!(matches!(agreed.left_out(), [(Slot(1), ReceiptError::Missing { .. })]));
         let refused_of = |set: &[SignedReceipt]| compare(set, &checked()).unwrap_err();
-        assert_eq!(refused_of(&all[..2]), ReceiptError::Missing { missing: "node 3, node 4".into() });
-        assert_eq!(refused_of(&[]).to_string().matches("node").count(), 5);
-        assert_eq!(refused_of(&[&all[..], &all[..1]].concat()), ReceiptError::Twice { slot: Slot(1) });
+        assert_eq!(refused_of(&all[..2]), ReceiptError::Missing { missing: "node 3, node 4".into(), needed: 3 });
+        assert_eq!(refused_of(&[]).to_string().matches("node").count(), 4);
+        assert!(compare(&[&all[..], &all[..1]].concat(), &checked()).unwrap().left_out().is_empty());
+        let other = &with(1, |r| r.sent += 1)[..1];
+        let doubled = compare(&[&all[..], other].concat(), &checked()).unwrap();
+        assert_eq!(doubled.left_out(), [(Slot(1), ReceiptError::Twice { slot: Slot(1) })]);
+        assert_eq!(refused_of(&[&all[..3], other].concat()), ReceiptError::Twice { slot: Slot(1) });
         for slot in [0, 5, 255] {
-            assert_eq!(refused(1, |r| r.slot = Slot(slot)), ReceiptError::Stranger { slot: Slot(slot) });
+            let strange = with(1, |r| r.slot = Slot(slot));
+            assert!(matches!(
+                compare(&strange, &checked()).unwrap().left_out(),
+                [(Slot(1), ReceiptError::Missing { .. })]
+            ));
+            assert_eq!(refused_of(&strange[..3]), ReceiptError::Stranger { slot: Slot(slot) });
         }
-        // Node 1 speaks for node 2.
-        assert_eq!(refused(1, |r| r.slot = Slot(2)), ReceiptError::Signature { slot: Slot(2) });
-        assert!(matches!(refused(1, |r| r.manifest[0] ^= 1), ReceiptError::Job { slot: Slot(1), .. }));
+        // Node 1 speaks for node 2: its own is missing, node 2's stands.
+        let forged = compare(&with(1, |r| r.slot = Slot(2)), &checked()).unwrap();
+        assert_eq!(forged.receipts().iter().map(|r| r.slot.0).collect::<Vec<_>>(), [2, 3, 4]);
+        assert!(matches!(left_out(1, |r| r.manifest[0] ^= 1), ReceiptError::Job { slot: Slot(1), .. }));
     }
 
     #[test]
@@ -400,17 +499,17 @@ mod tests {
             |r| r.blamed = vec![Slot(2), Slot(2)],
             |r| r.outputs.truncate(1),
             |r| r.outputs.push([0; 32]),
-            |r| r.outcome = Outcome::Stopped,
         ] {
-            assert!(matches!(refused(2, change), ReceiptError::Content { slot: Slot(2), .. }));
+            assert!(matches!(left_out(2, change), ReceiptError::Content { slot: Slot(2), .. }));
         }
     }
 
     #[test]
-    fn a_changed_receipt_is_refused() {
+    fn a_changed_receipt_is_left_out() {
         let mut all = with(0, |_| {});
         all[1].receipt.sent += 1;
-        assert_eq!(compare(&all, &checked()).unwrap_err(), ReceiptError::Signature { slot: Slot(2) });
+        let agreed = compare(&all, &checked()).unwrap();
+        assert_eq!(agreed.left_out(), [(Slot(2), ReceiptError::Signature { slot: Slot(2) })]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::OwnerError;
+use crate::field::Fp61;
 use crate::field::slice::decode_words;
 use crate::job::{Agreed, CheckedManifest, Concluded, Limits, SignedManifest, compare};
 use crate::keys::SecretKey;
@@ -12,7 +13,7 @@ use crate::program::Program;
 use crate::program::plan::Plan;
 use crate::roster::{Scheme, Slot};
 use crate::seal::{SealInfo, Sealed, open};
-use crate::sharing::job_keys;
+use crate::sharing::{OutputError, job_keys};
 
 /// What is needed to read a job's result, beside the reader's key. It holds no
 /// secret: the signed manifest and the program.
@@ -59,19 +60,22 @@ pub struct Results {
     pub blamed: Vec<Slot>,
 }
 
-/// Verifies receipts and shares of all nodes and decodes the outputs that this
-/// key may read.
+/// Verifies receipts and shares and decodes the outputs that this key may read.
 ///
 /// In this order: signatures and agreement of the receipts, the sealed bytes
-/// against the receipts, then Shamir: decoding with all shares; SPDZ: the MAC
-/// of every output word under the α that only the dealer knows. Any failure is
-/// an error; there is no partial result.
+/// against the receipts, then Shamir: decoding of the shares of at least 2t + 1 nodes;
+/// SPDZ: the MAC of every output word under the α that only the dealer knows. Under Shamir
+/// a receipt or share that cannot be used is as good as missing; if too few are
+/// left it is an error, in SPDZ always. There is no partial result.
 pub fn read(key: &SecretKey, ticket: &Ticket, concluded: &[Concluded]) -> Result<Results, OwnerError> {
     let (manifest, plan) = ticket.check()?;
     let signed = manifest.manifest();
     let receipts: Vec<_> = concluded.iter().map(|c| c.receipt.clone()).collect();
     let agreed = compare(&receipts, &manifest)?;
     let mut blamed = agreed.blamed();
+    let agreeing: BTreeMap<Slot, &Concluded> = (agreed.receipts().iter())
+        .filter_map(|r| Some((r.slot, concluded.iter().find(|c| c.receipt.claimed() == r)?)))
+        .collect();
     // For a reader other than the dealer these keys are not the job's; its
     // outputs are Shamir's, whose verification needs none.
     let dealer = job_keys(&key.dealing(), &signed.nonce, signed.roster);
@@ -80,29 +84,23 @@ pub fn read(key: &SecretKey, ticket: &Ticket, concluded: &[Concluded]) -> Result
         if entry.reader != key.public() {
             continue;
         }
-        let mut shares = Vec::with_capacity(concluded.len());
-        for c in concluded {
-            let slot = c.receipt.claimed().slot;
-            let refused = |reason: String| OwnerError::Share { slot, output: output.name.clone(), reason };
-            let sealed = c.sealed.get(number as usize).ok_or_else(|| refused("it is missing".into()))?;
-            if !agreed.sealed_by(slot, number, sealed) {
-                return Err(OwnerError::NotSigned { slot, output: output.name.clone() });
-            }
-            let Ok((share, [])) = postcard::take_from_bytes::<Sealed>(sealed) else {
-                return Err(refused("it is not sealed as this version seals".into()));
-            };
-            let info = SealInfo { manifest: manifest.digest(), output: number, sender: slot, reader: entry.reader };
-            let plain = open(key, &info, &share)?;
-            shares.push((slot, decode_words(&plain).map_err(|e| refused(e.to_string()))?));
-        }
         let n = output.shape.len();
         let expected = if signed.roster.scheme() == Scheme::Spdz { 2 * n } else { n };
-        if let Some((slot, words)) = shares.iter().find(|(_, words)| words.len() != expected) {
-            let reason = format!("found {} words, expected {expected}", words.len());
-            return Err(OwnerError::Share { slot: *slot, output: output.name.clone(), reason });
+        let (mut shares, mut refused) = (Vec::with_capacity(concluded.len()), None);
+        for (slot, c) in &agreeing {
+            let place = Place { manifest: &manifest, agreed: &agreed, slot: *slot, number, output: &output.name };
+            match place.share(key, c, expected) {
+                Ok(words) => shares.push((*slot, words)),
+                // One that cannot be used is one that is missing.
+                Err(error) => refused = refused.or(Some(error)),
+            }
         }
-        let failed = |source| OwnerError::Output { output: output.name.clone(), source };
-        let verified = dealer.verify_output(n, &shares).map_err(failed)?;
+        let verified = match (dealer.verify_output(n, &shares), refused) {
+            (Ok(verified), _) => verified,
+            // Why there are too few.
+            (Err(OutputError::TooFew { .. }), Some(refused)) => return Err(refused),
+            (Err(source), _) => return Err(OwnerError::Output { output: output.name.clone(), source }),
+        };
         blamed.extend(&verified.blamed);
         let wrong = |source| OwnerError::Decode { output: output.name.clone(), source };
         let integers = crate::field::Integers.decode(&verified.words).map_err(wrong)?;
@@ -115,4 +113,33 @@ pub fn read(key: &SecretKey, ticket: &Ticket, concluded: &[Concluded]) -> Result
     blamed.sort();
     blamed.dedup();
     Ok(Results { outputs, agreed, blamed })
+}
+
+/// One node's share of one output.
+struct Place<'a> {
+    manifest: &'a CheckedManifest,
+    agreed: &'a Agreed,
+    slot: Slot,
+    number: u32,
+    output: &'a str,
+}
+
+impl Place<'_> {
+    fn share(&self, key: &SecretKey, concluded: &Concluded, expected: usize) -> Result<Vec<Fp61>, OwnerError> {
+        let Self { manifest, agreed, slot, number, output } = *self;
+        let refused = |reason: String| OwnerError::Share { slot, output: output.to_owned(), reason };
+        let sealed = concluded.sealed.get(number as usize).ok_or_else(|| refused("it is missing".into()))?;
+        if !agreed.sealed_by(slot, number, sealed) {
+            return Err(OwnerError::NotSigned { slot, output: output.to_owned() });
+        }
+        let Ok((share, [])) = postcard::take_from_bytes::<Sealed>(sealed) else {
+            return Err(refused("it is not sealed as this version seals".into()));
+        };
+        let info = SealInfo { manifest: manifest.digest(), output: number, sender: slot, reader: key.public() };
+        let words = decode_words(&open(key, &info, &share)?).map_err(|e| refused(e.to_string()))?;
+        if words.len() != expected {
+            return Err(refused(format!("found {} words, expected {expected}", words.len())));
+        }
+        Ok(words)
+    }
 }
