@@ -205,6 +205,14 @@ impl Roster {
             Scheme::Spdz => usize::from(self.n),
         }
     }
+    /// How many nodes' receipts and output shares a reader needs: 2t + 1 that
+    /// agree under Shamir, t + 1 honest ones among them; all in SPDZ.
+    pub fn to_read(&self) -> usize {
+        match self.scheme {
+            Scheme::Shamir => 2 * usize::from(self.t) + 1,
+            Scheme::Spdz => usize::from(self.n),
+        }
+    }
     /// The number that a degree stands for here.
     pub fn degree(&self, degree: Degree) -> usize {
         usize::from(self.t) * if degree == Degree::T { 1 } else { 2 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::manifest::{CheckedManifest, PROTOCOL};
 use crate::keys::{SecretKey, Signature, hex};
-use crate::roster::{MAX_NODES, Roster, Scheme, Slot};
+use crate::roster::{MAX_NODES, Slot};
 
 const SIGNED: &str = "receipt";
 const SEALED: &str = "beaverdam 2026-01 sealed output v1";
@@ -292,15 +292,6 @@ impl Said {
     }
 }
 
-/// How many receipts must say the same: 2t + 1 under Shamir, whose outputs need so
-/// many shares (t + 1 honest ones are among them); all in SPDZ.
-fn needed(roster: Roster) -> usize {
-    match roster.scheme() {
-        Scheme::Shamir => 2 * usize::from(roster.threshold()) + 1,
-        Scheme::Spdz => roster.nodes().into(),
-    }
-}
-
 /// Accepts a job's receipts if enough nodes signed one that says the same:
 /// transcript, checks passed, rounds, outcome, condition. Of the others nothing
 /// is used, so that no t nodes can keep a result from its reader.
@@ -325,7 +316,7 @@ pub fn compare(receipts: &[SignedReceipt], manifest: &CheckedManifest) -> Result
     by_slot.values().for_each(|receipt| *groups.entry(Said::by(receipt)).or_default() += 1);
     let missing = roster.slots().filter(|slot| !by_slot.contains_key(slot) && !left_out.contains_key(slot));
     let missing = missing.map(|slot| slot.to_string()).collect::<Vec<_>>().join(", ");
-    let needed = needed(roster);
+    let needed = roster.to_read();
     let Some((said, _)) = groups.iter().find(|(_, count)| **count >= needed) else {
         // The gravest first.
         let mut different = groups.keys();

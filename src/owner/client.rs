@@ -8,13 +8,15 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
 
 use super::{OwnerError, Prepared, Ticket};
-use crate::job::{CheckedManifest, Concluded, JobError};
+use crate::job::{CheckedManifest, Concluded, JobError, compare};
 use crate::keys::{PublicKey, SecretKey};
 use crate::net::link::{Link, Receiver, Sender};
 use crate::net::tls::Identity;
@@ -216,8 +218,9 @@ pub async fn submit(
     Ok(())
 }
 
-/// Waits until the job is over at all nodes, and returns their receipts and
-/// sealed shares for [`read`](super::read).
+/// Waits until the job is over at enough nodes for [`read`](super::read), and a
+/// moment for the others, and returns their receipts and sealed shares. A node
+/// that cannot be reached is tried again for a minute.
 pub async fn wait(
     key: &SecretKey,
     ticket: &Ticket,
@@ -228,8 +231,8 @@ pub async fn wait(
     results(key, ticket, nodes, limits, true, progress).await
 }
 
-/// Returns the receipts and sealed shares of all nodes now, or an error that
-/// says how far the job is.
+/// Returns the receipts and sealed shares of all nodes that have them now, or,
+/// if they are too few, an error that says how far the job is.
 pub async fn fetch(
     key: &SecretKey,
     ticket: &Ticket,
@@ -258,6 +261,11 @@ pub async fn cancel(owner: &SecretKey, ticket: &Ticket, nodes: &[Node], limits: 
 
 /// Segments that wait for one node.
 const AHEAD: usize = 8;
+/// How long the other nodes are waited for once enough have answered.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long a node that is gone is waited for, and how often it is tried.
+const LOST: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(500);
 /// How long a node's reason is waited for after its link broke.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -271,30 +279,96 @@ async fn results(
 ) -> Result<Vec<Concluded>, ClientError> {
     let (manifest, plan) = ticket.check()?;
     let peers = Peers::of(key, &manifest, nodes, limits)?;
-    let frame = ToNode::Fetch { manifest: manifest.digest(), wait }.encode();
     let limit = longest_result(&plan).max(limits.first_frames);
     let progress = Mutex::new(progress);
-    try_join_all(peers.slots().map(async |slot| {
-        let mut link = peers.connect(slot).await?;
-        link.set_limit(limit);
-        send(slot, &mut link, &frame).await?;
+    let asked = Asked { peers: &peers, manifest: manifest.digest(), limit, wait };
+    let mut asked: FuturesUnordered<_> = peers.slots().map(|slot| asked.result(slot, &progress)).collect();
+    let (mut concluded, mut failed) = (Vec::new(), None);
+    let roster = manifest.manifest().roster;
+    // Enough nodes are enough, but whoever is about to answer is heard.
+    let mut grace = None;
+    loop {
+        let patience = async {
+            match grace {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        let answer = tokio::select! {
+            answer = asked.next() => answer,
+            () = patience => None,
+        };
+        match answer {
+            Some(Ok(result)) => concluded.push(result),
+            // What a node says of the job tells more than that it cannot be reached.
+            Some(Err(error)) if failed.as_ref().is_none_or(|f| matches!(f, ClientError::Net { .. })) => {
+                failed = Some(error);
+            }
+            Some(Err(_)) => {}
+            None => break,
+        }
+        if asked.len() + concluded.len() < roster.to_read() {
+            break;
+        }
+        let receipts: Vec<_> = concluded.iter().map(|c: &Concluded| c.receipt.clone()).collect();
+        if grace.is_none() && compare(&receipts, &manifest).is_ok() {
+            grace = Some(Instant::now() + GRACE);
+        }
+    }
+    match failed {
+        Some(failed) if grace.is_none() => Err(failed),
+        _ => Ok(concluded),
+    }
+}
+
+/// What is asked of every node.
+struct Asked<'a> {
+    peers: &'a Peers<'a>,
+    manifest: [u8; 32],
+    limit: usize,
+    wait: bool,
+}
+
+impl Asked<'_> {
+    /// A node's result. Who waits asks a node that is gone again, since it may
+    /// be started again.
+    async fn result(&self, slot: Slot, progress: &Mutex<impl FnMut(Progress)>) -> Result<Concluded, ClientError> {
+        let mut reached = Instant::now();
         loop {
-            match hear(slot, &link.recv().await.map_err(net(slot))?)? {
+            match self.ask(slot, progress, &mut reached).await {
+                Err(ClientError::Net { .. }) if self.wait && reached.elapsed() < LOST => sleep(AGAIN).await,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        slot: Slot,
+        progress: &Mutex<impl FnMut(Progress)>,
+        reached: &mut Instant,
+    ) -> Result<Concluded, ClientError> {
+        let mut link = self.peers.connect(slot).await?;
+        link.set_limit(self.limit);
+        send(slot, &mut link, &ToNode::Fetch { manifest: self.manifest, wait: self.wait }.encode()).await?;
+        loop {
+            let answer = link.recv().await.map_err(net(slot))?;
+            *reached = Instant::now();
+            match hear(slot, &answer)? {
                 (ToOwner::Concluded(bytes), _) => {
                     let concluded =
                         Concluded::from_bytes(&bytes).map_err(|source| ClientError::Result { slot, source })?;
-                    report(&progress, Progress::Done { slot });
+                    report(progress, Progress::Done { slot });
                     return Ok(concluded);
                 }
-                (ToOwner::Round { round, of }, _) => report(&progress, Progress::Round { slot, round, of }),
+                (ToOwner::Round { round, of }, _) => report(progress, Progress::Round { slot, round, of }),
                 (ToOwner::Running { segments, segments_of, round, rounds_of }, _) => {
                     return Err(ClientError::NotYet { slot, segments, segments_of, round, rounds_of });
                 }
                 (_, found) => return Err(ClientError::Answer { slot, found }),
             }
         }
-    }))
-    .await
+    }
 }
 
 /// The nodes of a job in slot order, and how to reach them.
