@@ -232,6 +232,13 @@ impl Roster {
             Redundancy::None
         }
     }
+    /// The degree whose openings may go by kings: the one that all n shares detect
+    /// and do not correct. Where they correct, a king would cost the correction;
+    /// where they detect nothing, his words could not be verified afterwards. At
+    /// most one degree: t at n ≤ 3t, 2t at 3t < n ≤ 4t. None for SPDZ.
+    pub fn king_degree(&self) -> Option<Degree> {
+        [Degree::T, Degree::TwoT].into_iter().find(|d| self.redundancy(*d) == Redundancy::Detect)
+    }
     /// The (n − t)-subsets that hold a common PRSS key, in ascending order of
     /// their masks; none for SPDZ.
     pub fn subsets(&self) -> Vec<Subset> {
@@ -299,6 +306,24 @@ mod tests {
             assert_eq!(of(n, t, Degree::TwoT), Redundancy::None);
             assert_eq!(of(n, t, Degree::T), Redundancy::Detect);
             assert!(!Roster::shamir(n, t).unwrap().local_products());
+        }
+    }
+
+    #[test]
+    fn kings_open_the_one_degree_that_is_detected() {
+        let of = |n, t| Roster::shamir(n, t).unwrap().king_degree();
+        for (n, t) in [(4, 1), (7, 2), (10, 3)] {
+            assert_eq!(of(n, t), Some(Degree::TwoT));
+        }
+        for (n, t) in [(3, 1), (5, 2), (6, 2), (7, 3)] {
+            assert_eq!(of(n, t), Some(Degree::T));
+        }
+        assert_eq!(of(5, 1), None);
+        assert_eq!(Roster::spdz(3).unwrap().king_degree(), None);
+        // Never both: one combination of one degree covers a check.
+        for roster in (3..=12).flat_map(|n| (1..=n).filter_map(move |t| Roster::shamir(n, t).ok())) {
+            let detected = [Degree::T, Degree::TwoT].map(|d| roster.redundancy(d) == Redundancy::Detect);
+            assert_ne!(detected, [true, true], "{roster}");
         }
     }
 

@@ -13,7 +13,7 @@ use beaverdam::keys::{PublicKey, SecretKey};
 use beaverdam::net::Limits;
 use beaverdam::node::{self, Allow, Config};
 use beaverdam::owner::{ClientError, Node, Prepared, Progress, Request, cancel, fetch, prepare, read, submit, wait};
-use beaverdam::program::{Builder, Program, Type};
+use beaverdam::program::{Builder, Openings, Planning, Program, Type};
 use beaverdam::roster::{Roster, Slot};
 use beaverdam::store::{JobState, MemoryStore, Store};
 use tokio::net::TcpListener;
@@ -86,6 +86,16 @@ fn dot(length: usize, reader: &str) -> Program {
 }
 
 fn job(owner: &Arc<SecretKey>, roster: Roster, nodes: &[Node], length: usize, reader: Option<PublicKey>) -> Prepared {
+    planned(owner, (roster, Planning::default()), nodes, length, reader)
+}
+
+fn planned(
+    owner: &Arc<SecretKey>,
+    (roster, planning): (Roster, Planning),
+    nodes: &[Node],
+    length: usize,
+    reader: Option<PublicKey>,
+) -> Prepared {
     let program = dot(length, if reader.is_some() { "bob" } else { "alice" });
     let keys: Vec<PublicKey> = nodes.iter().map(|n| n.key).collect();
     let inputs = BTreeMap::from([
@@ -97,7 +107,7 @@ fn job(owner: &Arc<SecretKey>, roster: Roster, nodes: &[Node], length: usize, re
     let request = Request {
         program: &program,
         roster,
-        planning: Default::default(),
+        planning,
         nodes: &keys,
         inputs: &inputs,
         readers: &readers,
@@ -117,12 +127,16 @@ fn runtime() -> Runtime {
 
 #[test]
 fn a_job_runs_on_every_scheme_and_its_owner_may_leave_in_between() {
-    for roster in [Roster::shamir(4, 1).unwrap(), Roster::spdz(3).unwrap()] {
+    let king = Planning { openings: Openings::King, ..Planning::default() };
+    let [four, three] = [(4, 1), (3, 1)].map(|(n, t)| Roster::shamir(n, t).unwrap());
+    let spdz = Roster::spdz(3).unwrap();
+    let plain = Planning::default();
+    for (roster, planning) in [(four, plain), (spdz, plain), (four, king), (three, king)] {
         let owner = owner();
         let served = cluster(roster.nodes(), &only(&owner), PATIENT);
         let nodes = nodes(&served);
         // More than one segment of material.
-        let prepared = job(&owner, roster, &nodes, 1000, None);
+        let prepared = planned(&owner, (roster, planning), &nodes, 1000, None);
         assert!(prepared.plan().stream_words > 65_536, "{}", prepared.plan().stream_words);
         let seen = Mutex::new(Vec::new());
         runtime()
@@ -141,6 +155,8 @@ fn a_job_runs_on_every_scheme_and_its_owner_may_leave_in_between() {
         let results = read(&owner, &ticket, &concluded).unwrap();
         assert!((results.outputs["dot"][0] - expected(1000)).abs() < 0.1, "{roster}: {}", results.outputs["dot"][0]);
         assert_eq!(results.outputs["positive"].len(), 1000);
+        // MACs, or what kings opened.
+        assert_eq!(results.agreed.checks(), u32::from(roster == spdz || planning == king), "{roster}");
         for receipt in results.agreed.receipts() {
             assert!(receipt.sent > 1000 && receipt.received > 1000);
         }

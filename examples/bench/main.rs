@@ -28,7 +28,7 @@ mod works;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use beaverdam::cli::{self, BackendArgs, ComparisonsArg, PlanningArgs, RosterArgs};
+use beaverdam::cli::{self, BackendArgs, ComparisonsArg, OpeningsArg, PlanningArgs, RosterArgs};
 use clap::Parser;
 
 use agents::Extra;
@@ -66,6 +66,9 @@ struct Args {
     /// How many nodes the plan must bear to lose
     #[arg(long, value_name = "N", default_value_t = 0)]
     losses: u8,
+    /// How words are opened
+    #[arg(long, value_enum, default_value_t = OpeningsArg::Auto)]
+    openings: OpeningsArg,
     /// Where the correlated randomness comes from
     #[arg(long, value_name = "owner", default_value = "owner", value_parser = ["owner"])]
     material: String,
@@ -125,6 +128,7 @@ impl Args {
             bandwidth: self.bandwidth.unwrap_or(1e4),
             comparisons: self.comparisons,
             losses: self.losses,
+            openings: self.openings,
         };
         Ok(Setting {
             roster: self.roster.roster()?,

@@ -23,7 +23,7 @@ pub use error::CliError;
 pub use gpu::BackendArgs;
 pub use keys::KeyArgs;
 pub use node::{NodeArgs, run_node};
-pub use plan::{ComparisonsArg, PlanningArgs, RosterArgs, SchemeArg};
+pub use plan::{ComparisonsArg, OpeningsArg, PlanningArgs, RosterArgs, SchemeArg};
 pub use progress::Bar;
 
 use crate::entropy::Entropy;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::CliError;
-use crate::program::{Comparisons, Planning, Program};
+use crate::program::{Comparisons, Openings, Planning, Program};
 use crate::roster::{Roster, Scheme};
 
 /// Scheme, nodes and threshold as flags.
@@ -92,6 +92,9 @@ pub struct PlanningArgs {
     /// them (Shamir alone; it costs more where local products need all nodes)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub losses: u8,
+    /// How words are opened; results are the same
+    #[arg(long, value_enum, default_value_t = OpeningsArg::Auto)]
+    pub openings: OpeningsArg,
 }
 
 /// Ways to compare, as flags name them.
@@ -103,6 +106,18 @@ pub enum ComparisonsArg {
     Digits,
     /// on packed bits, Shamir with 4 nodes and threshold 1 only
     Packed,
+}
+
+/// Ways to open, as flags name them.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpeningsArg {
+    /// whichever is faster on the network that is planned for
+    Auto,
+    /// every node sends its share to every other: one exchange a round
+    AllToAll,
+    /// nodes open slices for each other: fewer bytes, more exchanges; Shamir
+    /// where an opening detects wrong shares and cannot correct them
+    King,
 }
 
 impl PlanningArgs {
@@ -117,6 +132,11 @@ impl PlanningArgs {
                 ComparisonsArg::Packed => Comparisons::Packed,
             },
             losses: self.losses,
+            openings: match self.openings {
+                OpeningsArg::Auto => Openings::Auto,
+                OpeningsArg::AllToAll => Openings::AllToAll,
+                OpeningsArg::King => Openings::King,
+            },
         }
     }
 }

@@ -55,6 +55,20 @@ pub enum EngineError {
         /// words that the plan states
         expected: usize,
     },
+    /// Words of a round by kings, or of their check, of the wrong length.
+    #[error("{from} sent a {kind} of {found} words in round {round}, expected {expected}")]
+    KingWords {
+        /// who
+        from: Slot,
+        /// what
+        kind: Kind,
+        /// which round
+        round: usize,
+        /// words found
+        found: usize,
+        /// words that the plan states
+        expected: usize,
+    },
     /// A layer of packed bits is not what was vouched for.
     #[error(
         "{from} and {voucher} told this node different things about a layer of packed bits: one of the two cheats, the job ends with nothing revealed"
@@ -98,6 +112,14 @@ pub enum EngineError {
         "check {check} failed: a node opened wrong words; the job ends with nothing revealed and its keys are never used again"
     )]
     CheckFailed {
+        /// which check
+        check: u32,
+    },
+    /// What kings opened is not what the shares stand for.
+    #[error(
+        "check {check} failed: a king, or a node that gave it shares, opened wrong words; the job ends with nothing revealed"
+    )]
+    CombinationFailed {
         /// which check
         check: u32,
     },

@@ -65,10 +65,18 @@ pub enum Kind {
     Segment = 11,
     /// shares of a round's openings, and this node's part of a layer of packed bits
     Packed = 12,
+    /// shares of a round by kings: what all get, and what the receiver needs as a king
+    Gather = 13,
+    /// the slice of a round that the sender opened as its king
+    Spread = 14,
+    /// the transcript with the whole batch that kings opened
+    Agreed = 15,
+    /// share of the combination of what kings opened
+    Combined = 16,
 }
 
 impl Kind {
-    const ALL: [Kind; 12] = [
+    const ALL: [Kind; 16] = [
         Kind::Agree,
         Kind::Opening,
         Kind::Freeze,
@@ -81,6 +89,10 @@ impl Kind {
         Kind::Finish,
         Kind::Segment,
         Kind::Packed,
+        Kind::Gather,
+        Kind::Spread,
+        Kind::Agreed,
+        Kind::Combined,
     ];
 }
 
@@ -99,6 +111,10 @@ impl std::fmt::Display for Kind {
             Kind::Finish => "final transcript",
             Kind::Segment => "segment digest",
             Kind::Packed => "layer of packed bits",
+            Kind::Gather => "share for a king",
+            Kind::Spread => "slice opened by a king",
+            Kind::Agreed => "batch opened by kings",
+            Kind::Combined => "combination",
         })
     }
 }
@@ -158,7 +174,7 @@ pub enum FrameError {
     },
     /// A kind that this version does not know.
     #[error(
-        "found a message of unknown kind {found}, expected 1 to 12: the peer runs another version or sends garbage"
+        "found a message of unknown kind {found}, expected 1 to 16: the peer runs another version or sends garbage"
     )]
     Kind {
         /// the kind's number
@@ -249,7 +265,7 @@ impl Frame {
         };
         let wrong = |expected| FrameError::Length { kind, found: body.len(), expected };
         let body = match kind {
-            Kind::Opening => Body::Words(Arc::new(decode_words(body)?)),
+            Kind::Opening | Kind::Gather | Kind::Spread | Kind::Combined => Body::Words(Arc::new(decode_words(body)?)),
             Kind::Packed => {
                 let (told, rest) = told(body).ok_or(wrong("a hash, or packed words with their number, and shares"))?;
                 Body::Packed(Arc::new(decode_words(rest)?), told)

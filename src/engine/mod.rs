@@ -13,8 +13,9 @@
 //!
 //! Who may be corrupt: at most t nodes under Shamir, all but one under SPDZ.
 //! Every honest node holds the same opened words before it sends anything that
-//! depends on them: by the redundancy of the shares where [`Roster`] says so,
-//! at the check for SPDZ (all its openings are freshly masked).
+//! depends on them: by the redundancy of the shares where [`Roster`] says so, by
+//! comparing where kings opened, at the check for SPDZ (all its
+//! openings are freshly masked).
 
 mod attendance;
 mod check;
@@ -22,6 +23,7 @@ mod error;
 mod events;
 mod execute;
 pub mod frame;
+mod king;
 mod layer;
 mod stream;
 
@@ -41,6 +43,7 @@ use rand_core::CryptoRng;
 use self::attendance::Attendance;
 use self::execute::Machine;
 use self::frame::{Body, Frame, Header, Kind};
+use self::king::{Held, King};
 use self::layer::Layer;
 use self::stream::Stream;
 use crate::backend::Backend;
@@ -61,11 +64,14 @@ pub struct Engine<S: Verify> {
     round: usize,
     checks: u32,
     owed: Vec<Owed<S>>,
+    held: Held<S>,
     /// slots whose wrong shares were corrected, or who sent what no honest node sends
     blamed: BTreeSet<Slot>,
     attendance: Attendance,
     /// how many nodes, this one among them, an exchange takes
     needed: usize,
+    /// [`Plan::replays`]
+    replays: bool,
     /// all rounds are done; the next passed check is the last
     ending: bool,
     step: u32,
@@ -115,6 +121,7 @@ struct Exchange<S: Verify> {
 enum Own<S: Verify> {
     Nothing,
     Shares(Vec<Words<S>>, Option<Box<Layer>>),
+    King(Box<King<S>>),
     Commit { point: CheckPoint, opening: Opening },
     Opened { point: CheckPoint, commitments: Vec<Commitment> },
     Tossed { point: CheckPoint, coin: Coin },
@@ -139,9 +146,11 @@ impl<S: Verify> Engine<S> {
             round: 0,
             checks: 0,
             owed: Vec::new(),
+            held: Held::default(),
             blamed: BTreeSet::new(),
             attendance: Attendance::new(roster),
             needed: job.plan.needed(),
+            replays: job.plan.replays(),
             ending: false,
             step: 0,
             state: State::New,
@@ -199,6 +208,9 @@ impl<S: Verify> Engine<S> {
         }
         let opened: Vec<_> = plan.openings(self.round).collect();
         let shares: Vec<_> = opened.iter().map(|(i, ..)| self.machine.share(&plan.prims[*i as usize])).collect();
+        if round.king {
+            return self.gather(shares, out);
+        }
         let body = Body::Words(Arc::new(self.machine.sharing.backend().read_all(&shares)?));
         let packed = round.open.iter().filter(|i| plan.prims[**i as usize].packed());
         let mut layer = None;
@@ -242,7 +254,7 @@ impl<S: Verify> Engine<S> {
             })
             .collect();
         self.opened(opened, &bits, out)?;
-        if plan.rounds[self.round - 1].check { self.begin_check(out) } else { self.begin_round(out) }
+        self.next_round(out)
     }
 
     /// The words of a round's openings. Whoever sent wrong shares is named.
@@ -279,16 +291,16 @@ impl<S: Verify> Engine<S> {
         }
         self.opened(opened, &[], out)?;
         if self.transcript.digest() != known.transcript {
-            let round = self.round - 1;
+            let round = self.round;
             return Err(EngineError::Replay(format!(
                 "after round {round} this node's transcript is another than that of the others: its segments or its log are not theirs"
             )));
         }
         self.skipped = true;
-        self.begin_round(out)
+        self.next_round(out)
     }
 
-    /// Takes a round's opened words; the next round is the current one then.
+    /// Takes a round's opened words.
     fn opened(&mut self, opened: Vec<Words<S>>, bits: &[(u32, Vec<Fp61>)], out: &mut Vec<Action>) -> Step<()> {
         let plan = Arc::clone(&self.plan);
         let openings: Vec<_> = plan.openings(self.round).collect();
@@ -299,7 +311,7 @@ impl<S: Verify> Engine<S> {
         let batch = openings.iter().zip(&host).map(|((prim, degree, _), words)| (*prim, 0, *degree, &words[..]));
         let bits = bits.iter().map(|(prim, words)| (*prim, 0, Degree::T, &words[..]));
         self.transcript.absorb_batch(self.round as u32, batch.chain(bits));
-        if plan.replays() {
+        if self.replays {
             let words = host.iter().flat_map(|words| words.iter().copied()).collect();
             out.push(Action::Log { round: self.round, transcript: self.transcript.digest(), words });
         }
@@ -307,20 +319,26 @@ impl<S: Verify> Engine<S> {
         for ((prim, ..), words) in openings.iter().zip(opened) {
             self.owed.extend(self.machine.opened(&plan.prims[*prim as usize], words));
         }
+        Ok(())
+    }
+
+    /// The round's words are there: on to the next.
+    fn next_round(&mut self, out: &mut Vec<Action>) -> Step<()> {
+        let plan = Arc::clone(&self.plan);
         let round = &plan.rounds[self.round];
         self.machine.free(round);
         if let Some(below) = self.stream.drop_below(round.stream_from) {
             out.push(Action::DropSegments { below });
         }
         self.round += 1;
-        Ok(())
+        if round.check { self.begin_check(out) } else { self.begin_round(out) }
     }
 
     /// The last round is computed: everything opened must be verified before
     /// a share of an output leaves the engine.
     fn finish(&mut self, out: &mut Vec<Action>) -> Step<()> {
         self.ending = true;
-        if S::OWES {
+        if S::OWES || self.plan.has_kings() {
             return self.begin_check(out);
         }
         let body = Body::Digest(self.transcript.digest());
@@ -341,7 +359,8 @@ impl<S: Verify> Engine<S> {
         Ok(())
     }
 
-    // --- the SPDZ check (eprint 2012/642, section 3: commit, then open) ------
+    // --- the check: of MACs in SPDZ (eprint 2012/642, section 3: commit, then
+    // open), of what kings opened in Shamir -----------------------------------
 
     fn begin_check(&mut self, out: &mut Vec<Action>) -> Step<()> {
         let body = Body::Digest(self.transcript.digest());
@@ -360,6 +379,13 @@ impl<S: Verify> Engine<S> {
         self.rng.fill_bytes(&mut nonce);
         let (commitment, opening) = Commitment::commit(&point, purpose, self.slot(), nonce, payload);
         self.exchange(kind, Body::Digest(commitment.to_bytes()), Own::Commit { point, opening }, None, out)
+    }
+
+    /// The check passed here; it counts once all nodes say so.
+    fn check_passed(&mut self, out: &mut Vec<Action>) -> Step<()> {
+        self.transcript.absorb_check(self.checks, true);
+        let body = Body::Digest(self.transcript.digest());
+        self.exchange(Kind::Passed, body, Own::Nothing, None, out)
     }
 
     /// All commitments are held: only now is the own one opened.
@@ -447,6 +473,7 @@ impl<S: Verify> Engine<S> {
                 (Body::Words(words), Own::Shares(_, Some(layer))) => {
                     Body::Packed(Arc::clone(words), layer.tell(self.slot(), to))
                 }
+                (_, Own::King(king)) if exchange.kind == Kind::Gather => king.given(&self.plan, self.round, own, to),
                 (body, _) => body.clone(),
             };
             self.said[1].push(Frame { header, body });
@@ -500,6 +527,13 @@ impl<S: Verify> Engine<S> {
             }
             Body::Digest(_) | Body::Opening(_) => return Ok(()),
         };
+        let kind = frame.header.kind;
+        if let Some(expected) = king::expected(&self.plan, self.round, kind, from, self.slot()) {
+            return match words.len() {
+                found if found == expected => Ok(()),
+                found => Err(EngineError::KingWords { from, kind, round: self.round, found, expected }),
+            };
+        }
         let expected = self.plan.openings(self.round).map(|o| o.2).sum();
         if words.len() != expected {
             return Err(EngineError::Words { from, round: self.round, found: words.len(), expected });
@@ -653,6 +687,9 @@ impl<S: Verify> Engine<S> {
                     (ended, _) => ended,
                 }
             }
+            Kind::Gather | Kind::Spread | Kind::Agreed | Kind::Combined => {
+                self.crowned((exchange.kind, exchange.own, &exchange.body), bodies, out)
+            }
             Kind::Freeze => {
                 all_equal(exchange.kind, &exchange.body, &bodies)?;
                 let point = CheckPoint {
@@ -676,6 +713,9 @@ impl<S: Verify> Engine<S> {
                 all_equal(exchange.kind, &exchange.body, &bodies)?;
                 let Own::Tossed { point, coin } = exchange.own else { unreachable!("set with the coin") };
                 self.transcript.absorb_coins(self.checks, &coin);
+                if !S::OWES {
+                    return self.combine(&coin, out);
+                }
                 let sigma = self.machine.sharing.sigma_of(&take(&mut self.owed), &coin)?;
                 self.commit(Kind::SigmaCommit, point, Purpose::Sigma, &sigma.word().to_le_bytes(), out)
             }
@@ -696,9 +736,7 @@ impl<S: Verify> Engine<S> {
                 if sum != Fp61::ZERO {
                     return Err(EngineError::CheckFailed { check: self.checks });
                 }
-                self.transcript.absorb_check(self.checks, true);
-                let body = Body::Digest(self.transcript.digest());
-                self.exchange(Kind::Passed, body, Own::Nothing, None, out)
+                self.check_passed(out)
             }
             Kind::Passed => {
                 all_equal(exchange.kind, &exchange.body, &bodies)?;
@@ -811,7 +849,7 @@ impl<S: Verify> Engine<S> {
             }
             Event::Resend { to } => self.resend(to, &mut out),
             Event::Words { round, transcript, words } => {
-                if !self.plan.replays() || round >= self.plan.opening_rounds() {
+                if !self.replays || round >= self.plan.opening_rounds() {
                     return Err(EngineError::Unasked("opened words"));
                 }
                 let expected: usize = self.plan.openings(round).map(|o| o.2).sum();

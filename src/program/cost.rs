@@ -9,9 +9,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::kings::{DIGEST, Kings, OPENED_COIN};
 use super::plan::{Plan, Prim};
 use crate::engine::frame::HEADER_BYTES;
-use crate::roster::{Degree, Redundancy, Roster, Scheme};
+use crate::roster::{Degree, Redundancy, Roster, Scheme, Slot};
 use crate::tensor::Dims;
 use crate::transcript::SEGMENT_WORDS;
 
@@ -24,9 +25,7 @@ pub const WORDS_PER_SECOND: f64 = 1.5e8;
 /// Exchanges of one SPDZ check: frozen transcript, coin committed, opened and
 /// compared, σ committed and opened, result compared.
 const EXCHANGES_PER_CHECK: u64 = 7;
-const DIGEST: u64 = 32;
-/// A nonce and an empty payload; a nonce and one word.
-const OPENED_COIN: u64 = 33;
+/// A nonce and one word.
 const OPENED_SIGMA: u64 = 41;
 
 /// The cost of a plan. All counts are of one node, the same for each, unless
@@ -35,15 +34,21 @@ const OPENED_SIGMA: u64 = 41;
 pub struct Cost {
     /// rounds in which words are opened
     pub rounds: u64,
-    /// SPDZ checks, the last one included; 0 for Shamir
+    /// checks, the last one included: of MACs in SPDZ, of what kings opened in
+    /// Shamir, where they are 0 without kings
     pub checks: u64,
     /// message delays one after another: the start, a round, the half-rounds
     /// of a check, the end
     pub exchanges: u64,
     /// words opened
     pub opened_words: u64,
+    /// those of them that kings open
+    pub king_words: u64,
+    /// rounds in which kings open words; each takes two more exchanges
+    pub king_rounds: u64,
     /// bytes sent to all other nodes together, frame headers included, TLS and
-    /// WebSocket framing not
+    /// WebSocket framing not; by the node that sends most, where kings' slices
+    /// differ by a word ([`Plan::sent_bytes`] has each)
     pub sent_bytes: u64,
     /// Δ words of the inputs, which the owner sends to every node
     pub input_words: u64,
@@ -56,42 +61,81 @@ pub struct Cost {
     /// field multiply-adds
     pub multiply_adds: u64,
     /// the most words in registers at once, MACs included; what a kernel needs
-    /// while it runs and waiting segments come on top
+    /// while it runs and waiting segments come on top; what kings opened counts
+    /// until its check, with this node's shares of it
     pub live_words: u64,
 }
 
 impl Plan {
     /// Counts what the plan costs. Walks its steps once.
     pub fn cost(&self) -> Cost {
+        self.counted().0
+    }
+
+    /// Bytes that one node sends to all others together, as in [`Cost`].
+    pub fn sent_bytes(&self, slot: Slot) -> u64 {
+        let (_, common, kings) = self.counted();
+        common + 8 * kings.iter().map(|kings| kings.sent_words(slot)).sum::<u64>()
+    }
+
+    /// The cost; the bytes that every node sends, whatever it does as a king; and the kings.
+    fn counted(&self) -> (Cost, u64, Vec<Kings>) {
         let peers = u64::from(self.roster.nodes()) - 1;
         let spdz = self.roster.scheme() == Scheme::Spdz;
         let rounds = self.opening_rounds() as u64;
         let planned = self.rounds[..self.opening_rounds()].iter().filter(|r| r.check).count() as u64;
-        let checks = if spdz { planned + 1 } else { 0 };
-        // The start, and for Shamir a last comparison of transcripts.
-        let plain = 1 + u64::from(!spdz);
+        let checks = if spdz || self.has_kings() { planned + 1 } else { 0 };
+        let kings: Vec<_> = (0..self.opening_rounds()).filter_map(|r| self.kings(r)).collect();
+        let king_rounds = kings.len() as u64;
+        let (per_check, check_bodies) = if spdz {
+            (EXCHANGES_PER_CHECK, DIGEST * (EXCHANGES_PER_CHECK - 2) + OPENED_COIN + OPENED_SIGMA)
+        } else {
+            (Kings::EXCHANGES_PER_CHECK, Kings::check_bodies())
+        };
+        // The start, and without checks a last comparison of transcripts.
+        let plain = 1 + u64::from(checks == 0);
         let segments = self.stream_words.div_ceil(u64::from(SEGMENT_WORDS));
         let opened_words = (0..self.opening_rounds()).flat_map(|r| self.openings(r)).map(|o| o.2 as u64).sum();
-        let frames = plain + rounds + checks * EXCHANGES_PER_CHECK + segments;
-        let bodies = DIGEST * (plain + segments)
-            + 8 * opened_words
-            + checks * (DIGEST * (EXCHANGES_PER_CHECK - 2) + OPENED_COIN + OPENED_SIGMA);
+        let king_words = kings.iter().map(|kings| kings.words() as u64).sum();
+        let exchanges = plain + rounds + king_rounds * Kings::MORE_EXCHANGES + checks * per_check;
+        // Each round by kings compares one digest.
+        let bodies = DIGEST * (plain + segments + king_rounds) + checks * check_bodies;
         // Words to one peer, a hash to each of two others.
         let layer = |r| if self.layer(r).next().is_some() { 5 + 8 * self.layer_words(r) as u64 + 2 * 33 } else { 0 };
         let layers: u64 = (0..self.opening_rounds()).map(layer).sum();
-        Cost {
+        let words = 8 * (opened_words - king_words);
+        let common = peers * ((exchanges + segments) * HEADER_BYTES as u64 + bodies + words) + layers;
+        let by_king = |slot| kings.iter().map(|kings| kings.sent_words(slot)).sum::<u64>();
+        let most = self.roster.slots().map(by_king).max().unwrap_or(0);
+        // A king interpolates a slice and checks nothing; the check takes a
+        // coefficient for each word, times the share and times what was opened.
+        let decoding = |kings: &Kings| (kings.words() as u64 * self.decoding(kings.degree()), self.king_work(kings));
+        let (all_to_all, by_kings) = kings.iter().map(decoding).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        let steps: u64 = self.prims.iter().map(|p| self.work(p)).sum();
+        let cost = Cost {
             rounds,
             checks,
-            exchanges: plain + rounds + checks * EXCHANGES_PER_CHECK,
+            exchanges,
             opened_words,
-            sent_bytes: peers * (frames * HEADER_BYTES as u64 + bodies) + layers,
+            king_words,
+            king_rounds,
+            sent_bytes: common + 8 * most,
             input_words: self.inputs.iter().map(|i| i.words).sum(),
             stream_words: self.stream_words,
             segments,
-            expanded_words: self.prims.iter().map(|p| self.expansion(p)).sum(),
-            multiply_adds: self.prims.iter().map(|p| self.work(p)).sum(),
+            expanded_words: self.prims.iter().map(|p| self.expansion(p)).sum::<u64>() + king_words,
+            multiply_adds: steps - all_to_all + by_kings,
             live_words: self.live_words(),
-        }
+        };
+        (cost, common, kings)
+    }
+
+    /// Multiply-adds of a node behind the words that kings open in a round, the
+    /// check included.
+    fn king_work(&self, kings: &Kings) -> u64 {
+        let words = kings.words() as u64;
+        let slice = words.div_ceil(u64::from(self.roster.nodes()));
+        slice * (self.roster.degree(kings.degree()) as u64 + 1) + 2 * words
     }
 
     /// Everything that a user wants to know of the plan before it runs, with
@@ -188,13 +232,20 @@ impl Plan {
     pub fn live_words(&self) -> u64 {
         let (mut live, mut most) = (0u64, 0u64);
         let shares = self.words_per_share();
-        for round in &self.rounds {
+        let mut held = 0;
+        for (at, round) in self.rounds.iter().enumerate() {
+            // Shares and opened words wait for the check.
+            let kings = self.kings(at).map_or(0, |kings| 2 * kings.words() as u64);
+            (held, live) = (held + kings, live + kings);
             for prim in round.local.iter().chain(&round.open).map(|i| &self.prims[*i as usize]) {
                 live += prim.written_sec().map(|s| self.sec_lens[s.0 as usize] as u64 * shares).sum::<u64>();
                 live += prim.written_pub().map_or(0, |p| self.pub_lens[p.0 as usize] as u64);
                 live += prim.written_bits().map(|b| 3 * self.bit_lens[b.0 as usize] as u64).sum::<u64>();
             }
             most = most.max(live);
+            if round.check {
+                live -= std::mem::take(&mut held);
+            }
             live -= round.free_sec.iter().map(|s| self.sec_lens[s.0 as usize] as u64 * shares).sum::<u64>();
             live -= round.free_pub.iter().map(|p| self.pub_lens[p.0 as usize] as u64).sum::<u64>();
             live -= round.free_bits.iter().map(|b| 3 * self.bit_lens[b.0 as usize] as u64).sum::<u64>();
@@ -274,11 +325,24 @@ impl fmt::Display for Report<'_> {
         }
         writeln!(f, "\nbetween the nodes")?;
         writeln!(f, "  {:>16}  rounds of openings", cost.rounds)?;
+        if cost.king_rounds > 0 {
+            writeln!(
+                f,
+                "  {:>16}  of them by kings, {} half-rounds more each",
+                cost.king_rounds,
+                Kings::MORE_EXCHANGES
+            )?;
+        }
         if cost.checks > 0 {
-            writeln!(f, "  {:>16}  checks of {EXCHANGES_PER_CHECK} half-rounds", cost.checks)?;
+            let spdz = roster.scheme() == Scheme::Spdz;
+            let each = if spdz { EXCHANGES_PER_CHECK } else { Kings::EXCHANGES_PER_CHECK };
+            writeln!(f, "  {:>16}  checks of {each} half-rounds", cost.checks)?;
         }
         writeln!(f, "  {:>16}  message delays one after another", cost.exchanges)?;
         writeln!(f, "  {:>16}  words opened", cost.opened_words)?;
+        if cost.king_words > 0 {
+            writeln!(f, "  {:>16}  of them by kings", cost.king_words)?;
+        }
         writeln!(f, "  {:>16}  sent by each node, without TLS and WebSocket framing", bytes(cost.sent_bytes))?;
         writeln!(f, "from the owner to each node")?;
         writeln!(f, "  {:>16}  of masked inputs", bytes(8 * cost.input_words))?;

@@ -14,6 +14,7 @@ mod functions;
 pub mod graph;
 #[doc(hidden)]
 pub mod ideal;
+pub mod kings;
 mod lower;
 mod octaves;
 pub mod plan;
@@ -31,6 +32,6 @@ pub use dry_run::{DryRun, MAX_DRY_ELEMENTS, Seen};
 pub use error::ProgramError;
 pub use graph::{MAX_DEPTH, Signature, Type};
 pub use lower::{MAX_PRIMS, PlanError};
-pub use planning::{Comparisons, Planning};
+pub use planning::{Comparisons, Openings, Planning};
 pub use serial::{MAX_BYTES, Program};
 pub use types::{BOUND, DEFAULT_FRAC, MAX_FRAC};

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::kings::Kings;
 use crate::field::Fp61;
 use crate::program::graph::Type;
 use crate::roster::{Degree, Roster, Scheme};
@@ -330,7 +331,11 @@ pub struct Round {
     pub stream_until: u64,
     /// Δ words below this offset are not needed by any later round
     pub stream_from: u64,
-    /// whether an SPDZ check runs after this round's openings
+    /// whether openings of the degree that may go by kings do so
+    /// ([`Roster::king_degree`]); all others go all to all
+    pub king: bool,
+    /// whether a check runs after this round's openings: of MACs in SPDZ, of
+    /// the words that kings opened in Shamir
     pub check: bool,
     /// secret registers that die with this round
     pub free_sec: Vec<Sec>,
@@ -429,8 +434,8 @@ impl Plan {
         })
     }
 
-    /// How many nodes the job needs at any time: all for SPDZ and for packed
-    /// bits, else the most that any of its openings needs ([`Roster::needed`]).
+    /// How many nodes the job needs at any time: all for SPDZ, packed bits and
+    /// kings, else the most that any of its openings needs ([`Roster::needed`]).
     pub fn needed(&self) -> usize {
         if !self.replays() {
             return self.roster.nodes().into();
@@ -448,9 +453,26 @@ impl Plan {
 
     /// Whether a party can be made again from the words that were opened
     /// (docs/protocols.md, nodes that come and go): honest shares fix each of
-    /// them, and nothing is told to one node alone.
+    /// them, nothing is told to one node alone, and no king opens.
     pub fn replays(&self) -> bool {
-        self.roster.scheme() == Scheme::Shamir && !self.prims.iter().any(Prim::packed)
+        self.roster.scheme() == Scheme::Shamir && !self.has_kings() && !self.prims.iter().any(Prim::packed)
+    }
+
+    /// Whether openings of a degree go by kings in a round.
+    pub fn by_king(&self, round: usize, degree: Degree) -> bool {
+        self.rounds[round].king && self.roster.king_degree() == Some(degree)
+    }
+
+    /// Who opens which words of a round as their king, if the round has kings.
+    pub fn kings(&self, round: usize) -> Option<Kings> {
+        let degree = self.roster.king_degree().filter(|degree| self.by_king(round, *degree))?;
+        let words = self.openings(round).filter(|(_, of, _)| *of == degree).map(|o| o.2).sum();
+        Some(Kings::new(self.roster, degree, words, round))
+    }
+
+    /// Whether any word is opened by a king, so that a check ends the job.
+    pub fn has_kings(&self) -> bool {
+        self.rounds.iter().any(|round| round.king)
     }
 
     /// The steps of a round on packed bits.

@@ -19,6 +19,19 @@ pub enum Comparisons {
     Packed,
 }
 
+/// How words are opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Openings {
+    /// by kings in the rounds where the bytes that they save pay for the two more
+    /// exchanges, if together they also pay for the check; else all to all
+    #[default]
+    Auto,
+    /// every node sends its share to every other: one exchange
+    AllToAll,
+    /// by kings wherever the roster allows them ([`Roster::king_degree`](crate::roster::Roster::king_degree))
+    King,
+}
+
 /// What a plan is made for. Costs and predictions change with it, results do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Planning {
@@ -31,12 +44,20 @@ pub struct Planning {
     /// how many nodes may be lost at once without the job having to wait for
     /// them; products and comparisons are chosen so that it can go on
     pub losses: u8,
+    /// how words are opened
+    pub openings: Openings,
 }
 
 impl Default for Planning {
     /// 10 ms and 1 Gbit/s, nothing forced.
     fn default() -> Self {
-        Self { latency_us: 10_000, bandwidth_kbit: 1_000_000, comparisons: Comparisons::Auto, losses: 0 }
+        Self {
+            latency_us: 10_000,
+            bandwidth_kbit: 1_000_000,
+            comparisons: Comparisons::Auto,
+            losses: 0,
+            openings: Openings::Auto,
+        }
     }
 }
 

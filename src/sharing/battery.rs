@@ -132,6 +132,8 @@ fn battery<S: Sharing<Backend = Cpu>>(mut world: World<S>) {
     public_products(&mut world);
     leaves(&mut world);
     beaver(&mut world);
+    interpolations(&mut world);
+    combinations(&mut world);
 }
 
 fn draws<S: Sharing<Backend = Cpu>>(world: &mut World<S>) {
@@ -234,6 +236,58 @@ fn beaver<S: Sharing<Backend = Cpu>>(world: &mut World<S>) {
         });
         assert_eq!(world.decode(Degree::T, &masked), add(&product(dims, &x, &y), &r));
     }
+}
+
+/// From any degree + 1 nodes the words are those that all nodes decode; a wrong
+/// share goes unnoticed and moves them.
+fn interpolations<S: Sharing<Backend = Cpu>>(world: &mut World<S>) {
+    let (x, roster) = (world.words(5), world.dealer.roster());
+    let shares = world.deal(&x);
+    let sent = world.each(|i, node| (node.slot(), node.opening(&shares[i])));
+    let needed = roster.degree(Degree::T) + 1;
+    for first in 0..sent.len() {
+        let mut chosen: Vec<_> = sent.iter().cycle().skip(first).take(needed).cloned().collect();
+        chosen.sort_by_key(|(slot, _)| *slot);
+        let opened = world.nodes[0].interpolate(Degree::T, &chosen).unwrap();
+        assert_eq!(world.cpu.read(&opened).unwrap().to_vec(), x);
+        let mut moved = world.cpu.read(&chosen[0].1).unwrap().to_vec();
+        moved[2] += Fp61::ONE;
+        chosen[0].1 = world.cpu.load(moved);
+        let opened = world.nodes[0].interpolate(Degree::T, &chosen).unwrap();
+        let opened = world.cpu.read(&opened).unwrap().to_vec();
+        assert!(opened[2] != x[2] && opened[..2] == x[..2]);
+    }
+}
+
+/// The combination of shares is the share of the combination, whatever the
+/// lengths; every word counts, each with a coefficient of its own.
+fn combinations<S: Sharing<Backend = Cpu>>(world: &mut World<S>) {
+    use super::{COMBINED_AT_ONCE, combination};
+    let key = PrgKey([9; 32]);
+    let parts = [vec![], world.words(5), world.words(1), world.words(COMBINED_AT_ONCE + 3)];
+    let combined = |world: &World<S>, parts: &[Vec<Fp61>]| {
+        let parts: Vec<_> = parts.iter().map(|x| world.cpu.load(x.clone())).collect();
+        combination(&world.cpu, &key, &parts.iter().collect::<Vec<_>>()).unwrap()
+    };
+    let right = combined(world, &parts);
+    let shares: Vec<_> = parts.iter().map(|x| world.deal(x)).collect();
+    let own = world.each(|i, node| {
+        let parts: Vec<_> = shares.iter().map(|x| node.opening(&x[i])).collect();
+        world.cpu.load(vec![combination(&world.cpu, &key, &parts.iter().collect::<Vec<_>>()).unwrap()])
+    });
+    assert_eq!(world.decode(Degree::T, &own), [right]);
+    // The coefficients: what each word adds to nothing.
+    let mut seen = std::collections::BTreeSet::new();
+    for (part, word) in [(1, 0), (1, 4), (2, 0), (3, 0), (3, COMBINED_AT_ONCE), (3, COMBINED_AT_ONCE + 2)] {
+        let mut unit: Vec<_> = parts.iter().map(|x| vec![Fp61::ZERO; x.len()]).collect();
+        unit[part][word] = Fp61::ONE;
+        let rho = combined(world, &unit);
+        assert!(
+            rho != Fp61::ZERO && seen.insert(rho.word()),
+            "word {word} of part {part} has no coefficient of its own"
+        );
+    }
+    assert_eq!(combined(world, &[]), Fp61::ZERO);
 }
 
 /// A triple and the masked operands that it was used for.

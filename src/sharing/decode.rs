@@ -60,6 +60,18 @@ impl Code {
         self.correct(backend, roster, shares, word)
     }
 
+    /// Interpolates from exactly degree + 1 senders, which leaves nothing to check.
+    pub(super) fn interpolate<B: Backend>(
+        &self,
+        backend: &B,
+        len: usize,
+        shares: &[&B::Words],
+    ) -> Result<B::Words, DecodeError> {
+        assert_eq!(shares.len(), self.at_zero.len(), "one share for each coefficient");
+        let terms: Vec<_> = self.at_zero.iter().copied().zip(shares.iter().copied()).collect();
+        Ok(backend.linear(len, &terms, Fp61::ZERO))
+    }
+
     /// Locates the wrong shares of the first word that fails, leaves their
     /// senders out of the whole batch, and goes on until no word fails. Ends
     /// after at most t rounds; a batch in which more than t senders are wrong

@@ -18,7 +18,7 @@ pub use spdz::{AuthShare, MaskedMatrix, NoProduct, Spdz, SpdzDealer};
 
 use crate::backend::{Backend, BackendError};
 use crate::field::Fp61;
-use crate::prg::Address;
+use crate::prg::{Address, Domain, PrgKey};
 use crate::roster::{Degree, Roster, Scheme, Slot, Subset};
 use crate::tensor::{Dims, View};
 
@@ -223,7 +223,7 @@ pub trait Sharing: Send + Sync + 'static {
     /// The local product, if the roster has one ([`Roster::local_products`]).
     fn product(&self, dims: Dims, x: &Self::Secret, y: &Self::Secret) -> Self::Product;
     /// The share to send of x·y + mask + \[0\]_2t; the zero sharing comes from
-    /// `zero` (domain [`Domain::Zero`](crate::prg::Domain::Zero)) and cannot be left out.
+    /// `zero` (domain [`Domain::Zero`]) and cannot be left out.
     fn masked_product(&self, product: Self::Product, mask: &Self::Secret, zero: Address) -> Words<Self>;
 
     /// The share to send of c + D·b + a·E + D·E + mask: a Beaver product that
@@ -252,11 +252,41 @@ pub trait Sharing: Send + Sync + 'static {
         from: &[Slot],
         shares: &[Words<Self>],
     ) -> Result<Decoded<Words<Self>>, DecodeError>;
+    /// Interpolates one opening from the shares of exactly degree + 1 nodes (in
+    /// SPDZ those of all nodes), in slot order, and checks nothing: what a king
+    /// does with what he gathered. The words count only after the check that
+    /// covers them.
+    fn interpolate(&self, degree: Degree, shares: &[(Slot, Words<Self>)]) -> Result<Words<Self>, DecodeError>;
     /// What is sealed to the dealer when it reads x: the share, in SPDZ
     /// followed by the MAC share, which nobody else may ever see. Only after a
     /// passed check ([`Dealer::verify_output`] is the other end).
     fn output(&self, x: &Self::Secret) -> Vec<Words<Self>>;
 }
+
+/// Σ ρ·word over several vectors, one after the other: of opened words, or of a
+/// node's shares of them, which gives its share of the combination. The
+/// coefficients come from a key, independent ones for all words (never powers of
+/// one), the same for vectors of the same lengths; a piece of them is there at a time.
+pub fn combination<B: Backend>(backend: &B, coefficients: &PrgKey, parts: &[&B::Words]) -> Result<Fp61, BackendError> {
+    let (mut piece, mut sums) = (0, Vec::new());
+    for words in parts {
+        let len = backend.len(words);
+        for start in (0..len).step_by(COMBINED_AT_ONCE) {
+            let end = len.min(start + COMBINED_AT_ONCE);
+            let address = Address { domain: Domain::Value, input: false, op: piece, part: 0, attempt: 0 };
+            let rho = backend.expand(end - start, &[(Fp61::ONE, coefficients.stream(address))], None);
+            let slice = View::Slice { outer: 1, axis: len, inner: 1, start, end };
+            let dims = Dims::Matmul { m: 1, k: end - start, n: 1 };
+            sums.push(backend.product(dims, &rho, &backend.view(&slice, &[words]), None));
+            piece += 1;
+        }
+    }
+    let terms: Vec<_> = sums.iter().map(|sum| (Fp61::ONE, sum)).collect();
+    Ok(backend.read(&backend.linear(1, &terms, Fp61::ZERO))?[0])
+}
+
+/// Words whose coefficients are expanded at a time: 1 MiB of them.
+const COMBINED_AT_ONCE: usize = 1 << 17;
 
 /// The resident words of a sharing's backend.
 pub type Words<S> = <<S as Sharing>::Backend as Backend>::Words;

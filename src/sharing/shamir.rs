@@ -210,6 +210,13 @@ impl<B: Backend> Sharing for Shamir<B> {
         }
         Code::new(from.to_vec(), self.roster.degree(degree)).decode(&self.backend, self.roster, &shares)
     }
+    fn interpolate(&self, degree: Degree, shares: &[(Slot, B::Words)]) -> Result<B::Words, DecodeError> {
+        let (slots, words): (Vec<Slot>, Vec<&B::Words>) = shares.iter().map(|(slot, words)| (*slot, words)).unzip();
+        let len = words.first().map_or(0, |words| self.backend.len(words));
+        decode::check_lengths(&self.backend, slots.iter().copied().zip(words.iter().copied()), len)?;
+        let code = Code::new(slots, self.roster.degree(degree));
+        code.interpolate(&self.backend, len, &words)
+    }
     fn output(&self, x: &Self::Secret) -> Vec<B::Words> {
         vec![x.0.clone()]
     }

@@ -854,6 +854,10 @@ fn the_wire_form_of_frames_is_frozen() {
         (Kind::Agree, "01", Body::Digest([3; 32]), "03".repeat(32)),
         (Kind::SigmaOpen, "08", Body::Opening(opening), format!("{}080700000000000000", "09".repeat(32))),
         (Kind::Segment, "0b", Body::Digest([3; 32]), "03".repeat(32)),
+        (Kind::Gather, "0d", Body::Words(Arc::new(vec![Fp61::ONE])), "0100000000000000".to_owned()),
+        (Kind::Spread, "0e", Body::Words(Arc::default()), String::new()),
+        (Kind::Agreed, "0f", Body::Digest([3; 32]), "03".repeat(32)),
+        (Kind::Combined, "10", Body::Words(Arc::new(vec![Fp61::ONE])), "0100000000000000".to_owned()),
         (
             Kind::Packed,
             "0c",

@@ -112,6 +112,9 @@ impl Sharing for Cheat {
     fn decode(&self, degree: Degree, from: &[Slot], shares: &[Words]) -> Result<Decoded<Words>, DecodeError> {
         self.honest.decode(degree, from, shares)
     }
+    fn interpolate(&self, degree: Degree, shares: &[(Slot, Words)]) -> Result<Words, DecodeError> {
+        self.honest.interpolate(degree, shares)
+    }
     fn output(&self, x: &Secret) -> Vec<Words> {
         self.honest.output(x)
     }

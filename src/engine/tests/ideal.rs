@@ -352,7 +352,7 @@ fn random_programs_on_a_gpu_equal_the_ideal() {
     }
 }
 
-fn equals_the_ideal(device: &Device, rosters: &[(Roster, Planning)], programs: u64, at_least_within: usize) {
+pub(super) fn equals_the_ideal(device: &Device, rosters: &[(Roster, Planning)], programs: u64, at_least_within: usize) {
     let mut within = 0;
     for &(roster, planning) in rosters {
         for seed in 0..programs {
@@ -387,5 +387,5 @@ fn equals_the_ideal(device: &Device, rosters: &[(Roster, Planning)], programs: u
             }
         }
     }
-    assert!(within > at_least_within, "too few programs keep their declarations: {within}");
+    assert!(within > at_least_within || at_least_within == 0, "too few programs keep their declarations: {within}");
 }

@@ -3,6 +3,7 @@ mod attacks;
 mod cheat;
 mod cost;
 mod ideal;
+mod king;
 mod packed;
 #[cfg(feature = "gpu")]
 mod survivor;

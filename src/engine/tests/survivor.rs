@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use super::world::{World, job_of, rosters, small_program};
+use super::world::{World, planned_job, rosters, small_program};
 use crate::backend::gpu::{Gpu, Options};
 use crate::backend::{Device, gpu};
 use crate::engine::frame::Frame;
@@ -11,6 +11,7 @@ use crate::engine::{Action, EngineError, Event, Party};
 use crate::entropy::Entropy;
 use crate::job::replay::{Log, Survivor};
 use crate::job::{Assigned, Limits};
+use crate::program::{Openings, Planning};
 use crate::roster::{Roster, Slot};
 
 /// A log in memory that an adversary (a failing disk) may change.
@@ -79,10 +80,15 @@ fn device() -> Gpu {
 
 /// A world whose first party loses its device before event number `at`;
 /// whether it noticed.
-fn doomed(gpu: Gpu, roster: Roster, at: usize, change: fn(u32, &mut Vec<u8>)) -> (World<'static>, Arc<Mutex<bool>>) {
+fn doomed(
+    gpu: Gpu,
+    planned: (Roster, Planning),
+    at: usize,
+    change: fn(u32, &mut Vec<u8>),
+) -> (World<'static>, Arc<Mutex<bool>>) {
     let (program, inputs) = small_program();
-    let mut world = World::new(&program, roster, &inputs, 5);
-    let (_, _, nodes) = job_of(&program, roster, &inputs, 5);
+    let mut world = World::planned(&super::world::device(), &program, planned, &inputs, 5);
+    let (_, _, nodes) = planned_job(&program, planned, &inputs, 5);
     let assignment = world.job.assignment(Slot(1));
     let assigned = Assigned::check(assignment, &nodes[0].public(), 0, &Limits::unlimited()).unwrap();
     let segments = world.segments.iter().map(|(_, bytes)| bytes.clone()).collect();
@@ -106,16 +112,19 @@ fn said(world: &World<'_>) -> BTreeMap<u8, Vec<Vec<u8>>> {
 
 #[test]
 fn a_lost_device_changes_no_byte_of_what_a_node_says() {
-    for roster in [rosters()[0], rosters()[2], Roster::spdz(3).unwrap()] {
+    let all = [rosters()[0], rosters()[2], Roster::spdz(3).unwrap()].map(|roster| (roster, Planning::default()));
+    let king = Planning { openings: Openings::King, ..Planning::default() };
+    let by_kings = [rosters()[0], rosters()[2]].map(|roster| (roster, king));
+    for (roster, planning) in all.into_iter().chain(by_kings) {
         // Never lost: how many events there are, and what is said.
         let Some(gpu) = gpu::test_device() else { return };
-        let (mut world, lost) = doomed(gpu, roster, usize::MAX, |_, _| {});
+        let (mut world, lost) = doomed(gpu, (roster, planning), usize::MAX, |_, _| {});
         world.run();
         let (outputs, undisturbed) = (world.outputs(), said(&world));
         assert!(!*lost.lock().unwrap());
         let mut losses = 0;
         for at in [2, 7, 12, 15, 18, 22, 26, 33, 40] {
-            let (mut world, lost) = doomed(device(), roster, at, |_, _| {});
+            let (mut world, lost) = doomed(device(), (roster, planning), at, |_, _| {});
             world.run();
             assert_eq!(world.outputs(), outputs, "{roster}, lost before event {at}");
             assert!(said(&world) == undisturbed, "{roster}, lost before event {at}: something else was said");
@@ -148,7 +157,7 @@ fn a_device_that_was_wrong_before_it_was_lost_ends_the_job() {
 }
 
 fn ends_before_anything_new(open: impl Fn() -> Option<Gpu>, why: &str, change: fn(u32, &mut Vec<u8>)) {
-    let roster = Roster::spdz(2).unwrap();
+    let roster = (Roster::spdz(2).unwrap(), Planning::default());
     let mut ended = 0;
     for at in 14..22 {
         let Some(gpu) = open() else { return };

@@ -20,7 +20,7 @@ use super::octaves::{ERROR_BITS, SLOPE_BITS};
 use super::plan::{
     Bit, Declaration, InputPlan, MaskRef, Material, MaterialId, OutputPlan, Part, Plan, Prim, Pub, Reg, Sec,
 };
-use super::planning::{Comparisons, Planning};
+use super::planning::{Comparisons, Openings, Planning};
 use crate::field::Fp61;
 use crate::roster::{Degree, Roster, Scheme};
 use crate::tensor::{Dims, Shape, View};
@@ -56,6 +56,14 @@ pub enum PlanError {
         /// which operation
         op: &'static str,
     },
+    /// Kings were asked for where there are none.
+    #[error(
+        "openings by kings need a Shamir roster that detects wrong shares and cannot correct them, such as (4, 1) or (3, 1), found {roster}: use such a roster, or open all to all"
+    )]
+    King {
+        /// the roster
+        roster: Roster,
+    },
     /// Packed bits were asked for where there are none.
     #[error(
         "comparisons on packed bits need a Shamir roster of 4 nodes with threshold 1, found {roster}: use that roster, or digits"
@@ -65,7 +73,7 @@ pub enum PlanError {
         roster: Roster,
     },
     /// The plan cannot bear so many losses.
-    #[error("{roster} cannot go on without {losses} of its nodes, at most without {most}{}: add nodes, or plan for fewer losses", if *.packed { " and with none on packed bits" } else { "" })]
+    #[error("{roster} cannot go on without {losses} of its nodes, at most without {most}{}: add nodes, or plan for fewer losses", if *.forced { ", and with none on packed bits or by kings" } else { "" })]
     Losses {
         /// the roster
         roster: Roster,
@@ -73,8 +81,8 @@ pub enum PlanError {
         losses: u8,
         /// losses that it can bear
         most: u8,
-        /// whether packed bits were asked for too
-        packed: bool,
+        /// whether packed bits or kings were asked for too
+        forced: bool,
     },
 }
 
@@ -93,9 +101,12 @@ impl Program {
             return Err(PlanError::Packed { roster });
         }
         let (losses, most) = (planning.losses, roster.nodes() - roster.needed(Degree::T) as u8);
-        let packed = planning.comparisons == Comparisons::Packed;
-        if losses > most || (packed && losses > 0) {
-            return Err(PlanError::Losses { roster, losses, most, packed });
+        let forced = planning.comparisons == Comparisons::Packed || planning.openings == Openings::King;
+        if losses > most || (forced && losses > 0) {
+            return Err(PlanError::Losses { roster, losses, most, forced });
+        }
+        if planning.openings == Openings::King && roster.king_degree().is_none() {
+            return Err(PlanError::King { roster });
         }
         lower(self, roster, planning)
     }

@@ -2,11 +2,13 @@
 //! material op lies in the dealer's stream, and when a register dies.
 
 use super::Lowering;
+use crate::program::kings::Kings;
 use crate::program::plan::{Bit, Demand, MaskRef, Material, MaterialId, OutputPlan, Plan, Prim, Pub, Reg, Round, Sec};
+use crate::program::planning::{Openings, Planning};
 use crate::roster::{Roster, Scheme};
 
-/// An SPDZ check runs once this many words wait for it, to bound the memory
-/// that they hold (16 bytes each).
+/// A check runs once this many words wait for it, to bound the memory that they
+/// hold (16 bytes each).
 const CHECK_WORDS: usize = 1 << 22;
 
 pub(super) fn schedule(mut l: Lowering, outputs: Vec<OutputPlan>) -> Plan {
@@ -36,6 +38,8 @@ pub(super) fn schedule(mut l: Lowering, outputs: Vec<OutputPlan>) -> Plan {
     free_registers(&mut plan, &levels);
     if plan.roster.scheme() == Scheme::Spdz {
         place_checks(&mut plan);
+    } else {
+        choose_kings(&mut plan, l.planning);
     }
     plan
 }
@@ -197,17 +201,58 @@ fn free_registers(plan: &mut Plan, levels: &[usize]) {
     }
 }
 
+/// Which rounds open by kings. Each that does has two more exchanges and sends
+/// less; together they have the check, which is paid once for the job and once
+/// more for every [`CHECK_WORDS`].
+fn choose_kings(plan: &mut Plan, planning: Planning) {
+    // What a king opened is not fixed by honest shares alone, so its job needs all nodes.
+    if planning.openings == Openings::AllToAll || planning.losses > 0 || plan.roster.king_degree().is_none() {
+        return;
+    }
+    let (mut exchanges, mut bytes) = (0, 0);
+    for at in 0..plan.opening_rounds() {
+        // The vouchers of packed bits go with an exchange of shares.
+        if plan.layer(at).next().is_some() {
+            continue;
+        }
+        plan.rounds[at].king = true;
+        let Some(kings) = plan.kings(at).filter(|kings| kings.words() > 0) else {
+            plan.rounds[at].king = false;
+            continue;
+        };
+        let saved = kings.saved_bytes();
+        if planning.openings == Openings::King || planning.pays(Kings::MORE_EXCHANGES, saved) {
+            exchanges += Kings::MORE_EXCHANGES;
+            bytes += saved;
+        } else {
+            plan.rounds[at].king = false;
+        }
+    }
+    place_checks(plan);
+    let checks = 1 + plan.rounds.iter().filter(|round| round.check).count() as u64;
+    let (for_checks, their_bytes) = Kings::checks(plan.roster, checks);
+    let pays = planning.pays(exchanges + for_checks, bytes.saturating_sub(their_bytes));
+    if planning.openings == Openings::Auto && !pays {
+        plan.rounds.iter_mut().for_each(|round| (round.king, round.check) = (false, false));
+    }
+}
+
 fn place_checks(plan: &mut Plan) {
     let mut waiting = 0;
-    for round in &mut plan.rounds {
-        let held = round.open.iter().map(|i| match &plan.prims[*i as usize] {
+    for at in 0..plan.rounds.len() {
+        let kings = plan.kings(at).map(|kings| kings.words());
+        let owed = |i: &u32| match &plan.prims[*i as usize] {
             Prim::OpenBeaver { dims, .. } => {
                 let (x, y, z) = dims.lens();
                 2 * (x + y + z)
             }
             prim => prim.written_pub().map_or(0, |p| plan.pub_lens[p.0 as usize]),
-        });
-        waiting += held.sum::<usize>();
+        };
+        waiting += match plan.roster.scheme() {
+            Scheme::Spdz => plan.rounds[at].open.iter().map(owed).sum(),
+            Scheme::Shamir => kings.unwrap_or(0),
+        };
+        let round = &mut plan.rounds[at];
         round.check = waiting > CHECK_WORDS;
         if round.check {
             waiting = 0;
