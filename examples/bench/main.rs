@@ -4,6 +4,7 @@
 //! cargo run --release --example bench -- mul:1000000 matmul:256x256x256 --repeat 5
 //! cargo run --release --example bench -- relu:100000 --scheme spdz --nodes 3
 //! cargo run --release --example bench -- logreg:10 --latency 20 --bandwidth 100
+//! cargo run --release --example bench -- mul:1000000 wire:24000000
 //! cargo run --release --example bench -- triples:1000000 --scheme spdz --nodes 2
 //! cargo run --release --example bench -- --report docs/performance.md --repeat 5 --backend cpu
 //! ```
@@ -23,6 +24,7 @@ mod job;
 mod measure;
 mod picture;
 mod report;
+mod wire;
 mod works;
 
 use std::path::PathBuf;
@@ -40,8 +42,10 @@ use works::Work;
 #[derive(Parser)]
 #[command(name = "bench")]
 struct Args {
-    /// mul:N, fmul:N, matmul:MxKxN, cmp:N, relu:N, logreg:EPOCHS, mlp:BATCH;
-    /// what the owner deals alone: triples:N, trunc:N
+    /// mul:N, fmul:N, add:N, matmul:MxKxN, cmp:N, relu:N, logreg:EPOCHS,
+    /// mlp:BATCH, steps:N (a long program);
+    /// what the owner deals alone: triples:N, trunc:N; the links alone, so many
+    /// bytes from each node: wire:BYTES
     #[arg(value_name = "WORK", required_unless_present = "report")]
     works: Vec<Work>,
     /// Measure what docs/performance.md tells and write it, with its pictures
@@ -89,6 +93,9 @@ fn main() -> ExitCode {
     // The hidden argument with which this program starts itself as a node.
     if std::env::args().nth(1).as_deref() == Some(agents::HIDDEN) {
         return cli::exit(agents::be_one());
+    }
+    if std::env::args().nth(1).as_deref() == Some(wire::HIDDEN) {
+        return cli::exit(wire::be_one());
     }
     match cli::parse::<Args>(std::env::args_os()) {
         Ok(Some(args)) => cli::exit(run(&args)),

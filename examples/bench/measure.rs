@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::Fault;
 use crate::agents::{Agents, Extra, own_cpu_seconds};
 use crate::job::Owner;
+use crate::wire::Wire;
 use crate::works::{Ready, Work};
 
 /// On what works are measured.
@@ -62,8 +63,9 @@ pub struct Line {
     /// where the correlated randomness comes from
     pub material: &'static str,
     /// material: the owner deals. prepare: it masks and gives the inputs.
-    /// online: from verified inputs to the last receipt, dealing that goes on
-    /// meanwhile included. total: the last two
+    /// ahead: the nodes expand what the first rounds draw. online: from there
+    /// to the last receipt, dealing that goes on meanwhile included. total: the
+    /// last three. wire: the links alone
     pub phase: &'static str,
     /// which run; none for medians
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,6 +89,12 @@ pub struct Line {
     pub rounds: u32,
     /// largest resident size of any node; of the owner for phase material
     pub peak_mb: Option<f64>,
+    /// largest resident size of any node before its first job
+    pub idle_mb: Option<f64>,
+    /// words alive at once by the plan's prediction
+    pub live_mb: f64,
+    /// seconds that a node spent in checks, the longest of all
+    pub check_s: Option<f64>,
     /// what each node gets of masked inputs and of material
     pub input_bytes: u64,
     pub stream_bytes: u64,
@@ -100,7 +108,6 @@ pub struct Line {
 /// Runs a work as often as is set; gives each line to `show` as it comes, and
 /// the medians at the end.
 pub fn measure(work: Work, setting: &Setting, show: &mut dyn FnMut(&Line)) -> Result<Vec<Line>, Fault> {
-    let ready = work.ready(setting.seed)?;
     let mut runs = Vec::new();
     let mut take = |run, lines: Vec<Line>| {
         for line in lines {
@@ -109,16 +116,25 @@ pub fn measure(work: Work, setting: &Setting, show: &mut dyn FnMut(&Line)) -> Re
             runs.push(line);
         }
     };
-    if work.is_material() {
+    if let Work::Wire(bytes) = work {
+        let mut wire = Wire::start(setting.roster)?;
+        for run in 1..=setting.repeat {
+            take(run, vec![exchange(work, bytes, setting, &mut wire)?]);
+        }
+    } else if work.is_material() {
+        let ready = work.ready(setting.seed)?;
         for run in 1..=setting.repeat {
             take(run, deal(work, &ready, setting)?);
         }
     } else {
+        let ready = work.ready(setting.seed)?;
         let mut owner = Owner::new(None)?;
         // New processes for each work: the greatest size of a process never falls.
         let agents = Agents::start(setting.roster, &owner.key.public(), None, &setting.backend, &setting.extra)?;
+        let idle_mb = agents.usage().peak_mb;
         for run in 1..=setting.repeat {
-            take(run, compute(work, &ready, setting, (&mut owner, &agents))?);
+            let lines = compute(work, &ready, setting, (&mut owner, &agents))?;
+            take(run, lines.into_iter().map(|line| Line { idle_mb, ..line }).collect());
         }
     }
     let mut phases: Vec<&str> = Vec::new();
@@ -141,6 +157,7 @@ fn compute(
     (owner, agents): (&mut Owner, &Agents),
 ) -> Result<Vec<Line>, Fault> {
     let load = load();
+    let checked = agents.check_seconds();
     let run = owner.run(&ready.program, &ready.inputs, (setting.roster, setting.planning, agents), "bench")?;
     let plan = ready.program.plan_with(setting.roster, setting.planning)?;
     ready.check(work, &plan, &run.results.outputs)?;
@@ -148,7 +165,7 @@ fn compute(
         bytes_per_node: run.bytes(),
         sent_bytes: run.results.agreed.receipts().iter().map(|r| r.sent).sum(),
         rounds: run.results.agreed.rounds(),
-        peak_mb: run.usage[2].peak_mb,
+        peak_mb: run.usage[3].peak_mb,
         load,
         ..line(work, setting, &run.cost)
     };
@@ -157,11 +174,32 @@ fn compute(
         let cpu_s = difference(from.nodes_cpu, to.nodes_cpu);
         Line { phase, wall_s, cpu_s, owner_cpu_s: difference(from.owner_cpu, to.owner_cpu), ..blank.clone() }
     };
+    let silent =
+        |name, wall_s, from, to| Line { bytes_per_node: 0, sent_bytes: 0, rounds: 0, ..phase(name, wall_s, from, to) };
     Ok(vec![
-        Line { bytes_per_node: 0, sent_bytes: 0, rounds: 0, ..phase("prepare", run.offline, 0, 1) },
-        phase("online", run.online, 1, 2),
-        phase("total", run.offline + run.online, 0, 2),
+        silent("prepare", run.offline - run.ahead, 0, 1),
+        silent("ahead", run.ahead, 1, 2),
+        Line { check_s: check_s(&checked, &agents.check_seconds()), ..phase("online", run.online, 2, 3) },
+        phase("total", run.offline + run.online, 0, 3),
     ])
+}
+
+/// The links alone: each node sends so many bytes, as many to each other.
+fn exchange(work: Work, bytes: usize, setting: &Setting, wire: &mut Wire) -> Result<Line, Fault> {
+    let peers = usize::from(setting.roster.nodes()) - 1;
+    let load = load();
+    let (wall_s, cpu_s) = wire.exchange((bytes / peers).max(1))?;
+    let cost = Cost { rounds: 1, exchanges: 1, sent_bytes: bytes as u64, ..Cost::default() };
+    Ok(Line {
+        phase: "wire",
+        wall_s,
+        cpu_s,
+        bytes_per_node: bytes as u64,
+        sent_bytes: (bytes * (peers + 1)) as u64,
+        rounds: 1,
+        load,
+        ..line(work, setting, &cost)
+    })
 }
 
 /// The owner alone, which deals all material of the work and sends it nowhere.
@@ -229,6 +267,9 @@ fn line(work: Work, setting: &Setting, cost: &Cost) -> Line {
         sent_bytes: 0,
         rounds: 0,
         peak_mb: None,
+        idle_mb: None,
+        live_mb: 8.0 * cost.live_words as f64 / f64::from(1 << 20),
+        check_s: None,
         input_bytes: 8 * cost.input_words,
         stream_bytes: 8 * cost.stream_words,
         predicted_wall_s: cost.seconds(latency, bits),
@@ -248,6 +289,7 @@ fn median(lines: &[&Line]) -> Line {
         cpu_s: of(|line| line.cpu_s),
         owner_cpu_s: of(|line| line.owner_cpu_s),
         peak_mb: of(|line| line.peak_mb),
+        check_s: of(|line| line.check_s),
         load: of(|line| line.load),
         ..lines[0].clone()
     }
@@ -258,6 +300,17 @@ pub fn middle(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let half = values.len().checked_sub(1)? / 2;
     Some((values[half] + values[values.len() - 1 - half]) / 2.0)
+}
+
+/// The most that any node added.
+fn check_s(before: &[Option<f64>], after: &[Option<f64>]) -> Option<f64> {
+    before
+        .iter()
+        .zip(after)
+        .map(|(before, after)| Some((*after)? - (*before)?))
+        .collect::<Option<Vec<_>>>()?
+        .into_iter()
+        .reduce(f64::max)
 }
 
 fn difference(from: Option<f64>, to: Option<f64>) -> Option<f64> {

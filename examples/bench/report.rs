@@ -4,9 +4,14 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use beaverdam::backend::Backend;
+use beaverdam::backend::cpu::Cpu;
+use beaverdam::field::Fp61;
 use beaverdam::roster::{Roster, Scheme};
+use beaverdam::tensor::Dims;
 
 use crate::Fault;
+use crate::agents::own_cpu_seconds;
 use crate::measure::{Line, Setting, measure};
 use crate::picture::{Curve, draw};
 use crate::works::Work;
@@ -39,7 +44,8 @@ pub fn write(path: &Path, setting: &Setting, show: &mut dyn FnMut(&Line)) -> Res
     }
     let mut page = head(setting, &measured);
     page += &table(&measured)?;
-    page += &scaling(path, setting, show)?;
+    page += &ratios(setting, &measured, show)?;
+    page += &scaling(path, &Setting { repeat: setting.repeat.min(3), ..setting.clone() }, show)?;
     std::fs::write(path, page).map_err(|e| format!("cannot write {}: {e}", path.display()).into())
 }
 
@@ -119,27 +125,102 @@ fn table(measured: &[[Vec<Line>; 2]]) -> Result<String, Fault> {
     Ok(page)
 }
 
+/// What a job takes beside what it cannot do without, in the same run.
+fn ratios(setting: &Setting, measured: &[[Vec<Line>; 2]], show: &mut dyn FnMut(&Line)) -> Result<String, Fault> {
+    let mul = phase(&measured[0][0], "online")?;
+    let wire = measure(Work::Wire(mul.bytes_per_node as usize), setting, show)?;
+    let wire = phase(&wire, "wire")?;
+    let matmul = phase(&measured[3][0], "online")?;
+    let kernel = f64::from(matmul.nodes) * product_cpu_seconds(1024).ok_or("this system tells no seconds of CPU")?;
+    let spdz = Setting { roster: Roster::spdz(3)?, ..setting.clone() };
+    let lines = measure(Work::Matmul(512, 512, 512), &spdz, show)?;
+    let product = phase(&lines, "online")?;
+    let unchecked = product.wall_s - product.check_s.unwrap_or(f64::NAN);
+    let row = |what: &str, found: f64, least: f64, most: f64| {
+        format!("| {what} | {} | {} | {:.2} | {most} |\n", digits(found), digits(least), found / least)
+    };
+    let cpu = matmul.cpu_s.unwrap_or(f64::NAN);
+    Ok([
+        "\n## Beside what it cannot do without\n\n| what | s | of | ratio | wanted at most |\n|---|---|---|---|---|\n"
+            .to_owned(),
+        row(
+            "10^6 integer products, Shamir (4, 1), wall online, to the links alone with as many bytes",
+            mul.wall_s,
+            wire.wall_s,
+            3.0,
+        ),
+        row(
+            "matrix product 1024³, Shamir (4, 1), CPU of all nodes online, to one product by the kernel for each",
+            cpu,
+            kernel,
+            1.3,
+        ),
+        row(
+            "matrix product 512³, SPDZ (3), wall online, to the same without its checks",
+            product.wall_s,
+            unchecked,
+            1.15,
+        ),
+        "\nThe kernels alone, a product of 512³ to one of f64 by `matrixmultiply`, and 10^6 products to 10^6 xor: \
+         `cargo bench --bench kernels`, `cargo bench --bench online`.\n"
+            .to_owned(),
+    ]
+    .concat())
+}
+
+/// CPU of one matrix product by the kernel alone on all cores, the least of five.
+fn product_cpu_seconds(side: usize) -> Option<f64> {
+    let words =
+        |seed: u64| Cpu.load((0..(side * side) as u64).map(|i| Fp61::reduce((i + seed) * 0x9e37_79b9)).collect());
+    let (x, y, dims) = (words(1), words(2), Dims::Matmul { m: side, k: side, n: side });
+    let once = |_| {
+        let before = own_cpu_seconds()?;
+        let product = Cpu.product(dims, &x, &y, None);
+        let took = own_cpu_seconds()? - before;
+        drop(product);
+        Some(took)
+    };
+    (0..5).map(once).collect::<Option<Vec<_>>>()?.into_iter().reduce(f64::min)
+}
+
+/// A work of any size, with its name and the sizes to measure.
+type Growing = (&'static str, fn(usize) -> Work, [usize; 4]);
+
 /// How one quantity changes what a work takes.
 fn scaling(path: &Path, setting: &Setting, show: &mut dyn FnMut(&Line)) -> Result<String, Fault> {
     let mut page = "\n## Growth\n\nExponents are slopes of straight lines through the logarithms, by least squares; \
-                    wall and CPU are of the online phase.\n"
+                    wall and CPU are of the online phase. Predictions are for nodes that are machines of their own, \
+                    with what is expanded ahead done; these share one machine. The last column is the peak of the \
+                    largest node beyond an idle one, in words that the plan says are alive at once.\n"
         .to_owned();
-    let sizes = [1000, 10_000, 100_000, 1_000_000];
+    let (decades, sides) = ([1000, 10_000, 100_000, 1_000_000], [128, 256, 512, 1024]);
+    let (epochs, batches) = ([1, 3, 10, 30], [1, 8, 64, 512]);
+    let works: [Growing; 7] = [
+        ("mul:N", Work::Mul, decades),
+        ("fmul:N", Work::FixedMul, decades),
+        ("cmp:N", Work::Compare, decades),
+        ("relu:N", Work::Relu, decades),
+        ("matmul:NxNxN", |n| Work::Matmul(n, n, n), sides),
+        ("logreg:N", |n| Work::Logistic(n as u32), epochs),
+        ("mlp:N", Work::Mlp, batches),
+    ];
     let mut curves = Vec::new();
-    for (name, work) in [("mul", Work::Mul as fn(usize) -> Work), ("relu", Work::Relu)] {
+    for (name, work, sizes) in works {
         let mut lines = Vec::new();
         for n in sizes {
             lines.push(online(work(n), setting, show)?);
         }
         let at = |n: &usize| *n as f64;
-        page += &growth(&format!("{name}:N on {}", setting.roster), "N", sizes.iter().map(at).collect(), &lines, true);
-        curves.push(Curve { name: format!("{name}:N"), points: points(sizes.iter().map(at), &lines) });
+        page += &growth(&format!("{name} on {}", setting.roster), "N", sizes.iter().map(at).collect(), &lines, true);
+        if sizes == decades {
+            curves.push(Curve { name: name.to_owned(), points: points(sizes.iter().map(at), &lines) });
+        }
     }
     let file = picture(path, "size", ("N", "wall s, online"), true, &curves)?;
     writeln!(page, "\n![Wall time against N]({file})")?;
 
     let (mut nodes, mut lines) = (Vec::new(), Vec::new());
-    for n in [3, 4, 5, 7, 10] {
+    for n in 3..=10 {
         let roster = Roster::shamir(n, 1)?;
         nodes.push(f64::from(n));
         lines.push(online(Work::Mul(100_000), &Setting { roster, ..setting.clone() }, show)?);
@@ -156,6 +237,22 @@ fn scaling(path: &Path, setting: &Setting, show: &mut dyn FnMut(&Line)) -> Resul
     page +=
         "\nEach message between nodes delayed by the latency (one way), each node's uplink limited to 1000 Mbit/s:\n";
     page += &growth(&format!("relu:10000 on {}", setting.roster), "latency ms", delays.clone(), &lines, false);
+    let far = setting.shaped(10.0, 100.0);
+    page += &format!("\nWith 10 ms and 100 Mbit/s, on {}:\n\n", setting.roster);
+    page += "| work | wall s | predicted s | predicted / measured | MB sent per node | rounds |\n|---|---|---|---|---|---|\n";
+    for work in [
+        Work::Mul(1_000_000),
+        Work::Relu(100_000),
+        Work::Compare(100_000),
+        Work::Matmul(512, 512, 512),
+        Work::Logistic(10),
+        Work::Mlp(128),
+    ] {
+        let line = online(work, &far, show)?;
+        let (wall, predicted) = (digits(line.wall_s), digits(line.predicted_wall_s));
+        let (ratio, sent) = (line.predicted_wall_s / line.wall_s, digits(line.bytes_per_node as f64 / 1e6));
+        writeln!(page, "| {work} | {wall} | {predicted} | {ratio:.2} | {sent} | {} |", line.rounds)?;
+    }
     let predicted = |ms: &f64, line: &Line| (*ms, line.predicted_wall_s);
     let curves = [
         Curve { name: "measured".to_owned(), points: points(delays.iter().copied(), &lines) },
@@ -180,7 +277,7 @@ fn points(x: impl Iterator<Item = f64>, lines: &[Line]) -> Vec<(f64, f64)> {
 /// A table, with a last row of exponents where all values are positive.
 fn growth(caption: &str, of: &str, at: Vec<f64>, lines: &[Line], exponents: bool) -> String {
     let mut page = format!(
-        "\n{caption}:\n\n| {of} | wall s | predicted s | CPU s | MB sent per node | rounds | peak MB |\n|---|---|---|---|---|---|---|\n"
+        "\n{caption}:\n\n| {of} | wall s | predicted s | predicted / measured | CPU s | MB sent per node | rounds | peak MB | over idle, to live |\n|---|---|---|---|---|---|---|---|---|\n"
     );
     let columns: [fn(&Line) -> Option<f64>; 4] = [
         |line| Some(line.wall_s),
@@ -192,16 +289,26 @@ fn growth(caption: &str, of: &str, at: Vec<f64>, lines: &[Line], exponents: bool
     for (x, line) in at.iter().zip(lines) {
         let [wall, cpu, sent, peak] = columns.map(|column| shown(column(line)));
         let predicted = digits(line.predicted_wall_s);
-        page += &format!("| {x} | {wall} | {predicted} | {cpu} | {sent} | {} | {peak} |\n", line.rounds);
+        let ratio = line.predicted_wall_s / line.wall_s;
+        page += &format!(
+            "| {x} | {wall} | {predicted} | {ratio:.2} | {cpu} | {sent} | {} | {peak} | {} |\n",
+            line.rounds,
+            shown(over_live(line))
+        );
     }
     if exponents {
         let [wall, cpu, sent, peak] = columns.map(|column| {
             let values: Vec<_> = at.iter().copied().zip(lines.iter().filter_map(column)).collect();
             exponent(&values).map_or("–".to_owned(), |slope| format!("{slope:.2}"))
         });
-        page += &format!("| exponent | {wall} | – | {cpu} | {sent} | – | {peak} |\n");
+        page += &format!("| exponent | {wall} | – | – | {cpu} | {sent} | – | {peak} | – |\n");
     }
     page
+}
+
+/// What the largest node took beyond an idle one, in words alive at once.
+fn over_live(line: &Line) -> Option<f64> {
+    Some((line.peak_mb? - line.idle_mb?) / line.live_mb).filter(|ratio| ratio.is_finite())
 }
 
 /// The slope of log y against log x by least squares; none without two points

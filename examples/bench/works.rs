@@ -25,11 +25,13 @@ pub enum Work {
     Mlp(usize),
     Triples(usize),
     Truncations(usize),
+    Add(usize),
+    Steps(u32),
+    Wire(usize),
 }
 
 /// All forms, for people.
-pub const FORMS: &str =
-    "mul:N, fmul:N, matmul:MxKxN, cmp:N, relu:N, logreg:EPOCHS, mlp:BATCH, triples:N or trunc:N, numbers from 1";
+pub const FORMS: &str = "mul:N, fmul:N, add:N, matmul:MxKxN, cmp:N, relu:N, logreg:EPOCHS, mlp:BATCH, steps:N, triples:N, trunc:N or wire:BYTES, numbers from 1";
 
 /// The most elements of one input: 1 GB of masked values at each node.
 const MOST: usize = 1 << 27;
@@ -50,6 +52,9 @@ impl FromStr for Work {
             "mlp" => Self::Mlp(number(size)?),
             "triples" => Self::Triples(number(size)?),
             "trunc" => Self::Truncations(number(size)?),
+            "add" => Self::Add(number(size)?),
+            "steps" => Self::Steps(u32::try_from(number(size)?).map_err(|_| refuse())?),
+            "wire" => Self::Wire(number(size)?),
             "matmul" => {
                 let sides: Vec<usize> = size.split('x').map(number).collect::<Result<_, _>>()?;
                 let [m, k, n] = sides[..] else { return Err(refuse()) };
@@ -72,6 +77,9 @@ impl fmt::Display for Work {
             Self::Mlp(batch) => write!(f, "mlp:{batch}"),
             Self::Triples(n) => write!(f, "triples:{n}"),
             Self::Truncations(n) => write!(f, "trunc:{n}"),
+            Self::Add(n) => write!(f, "add:{n}"),
+            Self::Steps(n) => write!(f, "steps:{n}"),
+            Self::Wire(bytes) => write!(f, "wire:{bytes}"),
         }
     }
 }
@@ -111,6 +119,9 @@ impl Work {
             Self::Mul(n) | Self::Triples(n) => task.input("x", integers, &[n]) * task.input("y", integers, &[n]),
             Self::FixedMul(n) => task.input("x", reals, &[n]) * task.input("y", reals, &[n]),
             Self::Truncations(n) => task.input("x", reals, &[n]) * 0.7,
+            Self::Add(n) => task.input("x", integers, &[n]) + task.input("y", integers, &[n]),
+            Self::Steps(n) => task.steps(n),
+            Self::Wire(_) => return Err("the wire computes nothing".into()),
             Self::Matmul(m, k, n) => {
                 let unit = Type::fixed(-1.0..=1.0);
                 task.input("x", unit, &[m, k]).matmul(&task.input("y", unit, &[k, n]))
@@ -160,6 +171,14 @@ impl Task {
         let values = (0..shape.iter().product()).map(|_| self.random.within(*range.start(), *range.end(), ty.ulp()));
         self.inputs.insert(name.to_owned(), values.collect());
         self.b.input(name, "owner", ty, shape.to_vec())
+    }
+
+    /// So many steps one after another on eight numbers: a long program.
+    fn steps(&mut self, n: u32) -> Tensor {
+        let unit = Type::fixed(-1.0..=1.0);
+        let (x, y) = (self.input("x", unit, &[8]), self.input("y", unit, &[8]));
+        let (ends, _) = self.b.repeat(n, &[x], |_, states| (vec![&states[0] * 0.5 + &y * 0.25], vec![]));
+        ends[0].clone()
     }
 
     /// The weights after full-batch descent on all samples of the breast-cancer data.
@@ -213,11 +232,23 @@ mod tests {
 
     #[test]
     fn works_read_as_they_are_written() {
-        for text in ["mul:3", "fmul:1", "matmul:2x3x4", "cmp:9", "relu:9", "logreg:10", "mlp:1", "triples:5", "trunc:5"]
-        {
+        for text in [
+            "mul:3",
+            "fmul:1",
+            "matmul:2x3x4",
+            "cmp:9",
+            "relu:9",
+            "logreg:10",
+            "mlp:1",
+            "triples:5",
+            "trunc:5",
+            "add:2",
+            "steps:4",
+            "wire:8",
+        ] {
             assert_eq!(text.parse::<Work>().unwrap().to_string(), text);
         }
-        for text in ["", "mul", "mul:", "mul:0", "mul:-1", "mul:1000000000", "matmul:2x3", "matmul:1x2x3x4", "add:3"] {
+        for text in ["", "mul", "mul:", "mul:0", "mul:-1", "mul:1000000000", "matmul:2x3", "matmul:1x2x3x4", "sub:3"] {
             let message = text.parse::<Work>().unwrap_err();
             assert!(message.contains("expected one of") && !message.contains('\n'), "{message}");
         }

@@ -57,15 +57,18 @@ impl Owner {
         let readers = BTreeMap::new();
         let request = Request { program, roster, planning, nodes: &keys, inputs, readers: &readers, expires, note };
         let prepared = prepare(owner, &request, entropy)?;
-        // The nodes begin to talk when the last one has verified its inputs; the
-        // dealing that goes on from there counts as online.
-        let (mut verified, mut begun) = (BTreeSet::new(), None);
+        // The nodes begin to talk when the last one is ready; the dealing that
+        // goes on from there counts as online.
+        let (mut verified, mut ready) = (BTreeSet::new(), BTreeSet::new());
+        let (mut given, mut begun) = (None, None);
         let mut show = |progress: Progress| {
-            if let Progress::Stored { slot, .. } = progress
-                && verified.insert(slot)
-                && verified.len() == usize::from(roster.nodes())
-            {
-                begun = Some((clock.elapsed(), agents.usage()));
+            let (reached, slot, at) = match progress {
+                Progress::Verified { slot } => (&mut verified, slot, &mut given),
+                Progress::Stored { slot, .. } => (&mut ready, slot, &mut begun),
+                progress => return bar.show(progress),
+            };
+            if reached.insert(slot) && reached.len() == usize::from(roster.nodes()) {
+                *at = Some((clock.elapsed(), agents.usage()));
             }
             bar.show(progress);
         };
@@ -75,15 +78,17 @@ impl Owner {
         let concluded = blocking::wait(owner, &ticket, agents.nodes(), &Limits::default(), &mut show)?;
         let total = clock.elapsed();
         let at_end = agents.usage();
-        let (offline, between) = begun.unwrap_or(stored);
+        let (begun, between) = begun.unwrap_or(stored);
+        let (given, after_inputs) = given.unwrap_or((begun, between));
         drop(bar);
         let results = read(owner, &ticket, &concluded)?;
         Ok(Done {
             results,
             cost: prepared.plan().cost(),
-            offline: offline.as_secs_f64(),
-            online: (total - offline).as_secs_f64(),
-            usage: [at_first, between, at_end],
+            offline: begun.as_secs_f64(),
+            ahead: (begun - given).as_secs_f64(),
+            online: (total - begun).as_secs_f64(),
+            usage: [at_first, after_inputs, between, at_end],
         })
     }
 }
@@ -95,11 +100,14 @@ pub struct Done {
     pub cost: Cost,
     /// seconds of masking and of giving the inputs to the nodes
     pub offline: f64,
+    /// the last of these seconds, in which the nodes expand ahead what the first rounds draw
+    #[allow(dead_code, reason = "not every example tells it by phase")]
+    pub ahead: f64,
     /// seconds from the first message to the last
     pub online: f64,
-    /// what the processes had used before the first phase, between the two, and after the second
+    /// what the processes had used before the first phase and after each
     #[allow(dead_code, reason = "not every example tells it by phase")]
-    pub usage: [Usage; 3],
+    pub usage: [Usage; 4],
 }
 
 impl Done {

@@ -21,6 +21,7 @@ pub fn run<B: Backend>(backend: B) {
     beaver(b);
     views(b);
     expand(b);
+    expand_ahead(b);
     shift(b);
     leaf(b);
     decode(b);
@@ -279,6 +280,29 @@ fn expand<B: Backend>(b: &B) {
 const THRESHOLDS: [i64; 6] = [0, 1, -1, 1 << 59, -(1 << 59), 12345 << 16];
 
 /// The digit of c − T over the integers.
+/// In pieces, and then corrected, it is the same.
+fn expand_ahead<B: Backend>(b: &B) {
+    for n in [0, 1, 513, 1 << 18] {
+        let streams = [(top(), stream(7)), (Fp61::ONE, stream(8)), (Fp61::reduce(5), stream(9))];
+        let add = b.load(random(n, 4));
+        let (mut made, mut pieces) = (b.expand_more(n, &streams, None), 1);
+        while made.1 < n {
+            let before = made.1;
+            made = b.expand_more(n, &streams, Some(made));
+            assert!(made.1 > before);
+            pieces += 1;
+        }
+        assert!(pieces < 10);
+        let (expected, kept) = (b.expand(n, &streams, None), made.0.clone());
+        equal("expand in pieces", b, &made.0, &b.read(&expected).unwrap());
+        let sum = b.expand(n, &streams, Some(&add));
+        let sum = b.read(&sum).unwrap();
+        equal("words that another has, and a sum", b, &b.add(made.0, &add), &sum);
+        equal("what another has", b, &kept, &b.read(&expected).unwrap());
+        equal("words in their place, and a sum", b, &b.add(kept, &add), &sum);
+    }
+}
+
 fn shifted_down(c: Fp61, threshold: i64, by: u8) -> i128 {
     (i128::from(c.word()) - i128::from(threshold)).div_euclid(1 << by)
 }

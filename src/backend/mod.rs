@@ -85,6 +85,23 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn view(&self, view: &View, inputs: &[&Self::Words]) -> Self::Words;
     /// Σ k·stream\[0..n\] (+ add): pseudorandom words, combined while they are expanded.
     fn expand(&self, n: usize, streams: &[(Fp61, Stream)], add: Option<&Self::Words>) -> Self::Words;
+    /// The same expansion in pieces, for when it is not yet waited for: from
+    /// what an earlier call gave (nothing at first, and nobody else's) to the
+    /// vector and how many of its n words are there; those after have no
+    /// meaning. A piece takes the calling thread some milliseconds; a device
+    /// that works by itself makes all at once, as here.
+    fn expand_more(
+        &self,
+        n: usize,
+        streams: &[(Fp61, Stream)],
+        so_far: Option<(Self::Words, usize)>,
+    ) -> (Self::Words, usize) {
+        so_far.filter(|(_, done)| *done == n).unwrap_or_else(|| (self.expand(n, streams, None), n))
+    }
+    /// words + add, which uses the words up: in their place where nobody else has them.
+    fn add(&self, words: Self::Words, add: &Self::Words) -> Self::Words {
+        self.linear(self.len(&words), &[(Fp61::ONE, &words), (Fp61::ONE, add)], Fp61::ZERO)
+    }
     /// c + D·b + a·E + k·D·E, elementwise or as matrices (Beaver's combination).
     #[allow(clippy::too_many_arguments)]
     fn beaver(

@@ -29,6 +29,7 @@ impl Bar {
         match progress {
             Progress::Connected { slot } => self.count("linking nodes", slot),
             Progress::Accepted { slot } => self.count("nodes checking the job", slot),
+            Progress::Verified { slot } => self.count("nodes expanding masks", slot),
             Progress::Stored { slot, segments, of } => self.least("dealing material, segments", slot, segments, of),
             Progress::Round { slot, round, of } => self.least("computing, rounds", slot, round, of),
             Progress::Done { slot } => self.count("fetching results", slot),

@@ -177,6 +177,12 @@ pub trait Party: Send {
     /// Takes one event. An error ends the job at this node: nothing was or
     /// will be revealed by it, and the caller tells the others.
     fn step(&mut self, event: Event) -> Result<Vec<Action>, EngineError>;
+    /// Expands one more piece of what later rounds draw, some milliseconds of
+    /// work, for when nothing has happened that could be fed; false when
+    /// nothing is left to be done or it would be too much at once
+    /// ([`AHEAD_WORDS`](crate::program::plan::AHEAD_WORDS)). Whether and when
+    /// this is called changes no word of what the party says.
+    fn ahead(&mut self) -> bool;
     /// Rounds of openings finished, and how many there are.
     fn progress(&self) -> (usize, usize);
     /// The greatest frame that a peer may send now, in bytes.

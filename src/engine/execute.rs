@@ -1,6 +1,7 @@
 //! The steps of one round on one node's shares: local primitives, the shares
 //! that leave, and what the opened words become.
 
+use super::ahead::{self, Stock};
 use super::check::{Owed, Verify};
 use super::error::EngineError;
 use crate::backend::Backend;
@@ -9,7 +10,7 @@ use crate::prg::{Address, Domain};
 use crate::program::plan::{Bit, Demand, MaterialId, Part, Plan, Prim, Pub, Round, Sec};
 use crate::roster::Slot;
 use crate::sharing::packed::{self, Bits, Merging, Replicated, Said};
-use crate::sharing::{Sharing, Words};
+use crate::sharing::{Raw, Sharing, Words};
 use crate::tensor::Dims;
 
 /// A node's registers and what it needs to fill them.
@@ -21,6 +22,8 @@ pub(super) struct Machine<S: Sharing> {
     secrets: Vec<Option<S::Secret>>,
     publics: Vec<Option<Words<S>>>,
     bits: Vec<Option<Bits>>,
+    /// words expanded before they are drawn
+    stock: Stock<S>,
 }
 
 /// A step on packed bits that waits for its words.
@@ -48,6 +51,7 @@ impl<S: Verify> Machine<S> {
             secrets: plan.sec_lens.iter().map(|_| None).collect(),
             publics: plan.pub_lens.iter().map(|_| None).collect(),
             bits: plan.bit_lens.iter().map(|_| None).collect(),
+            stock: Stock::new(),
         })
     }
 
@@ -63,12 +67,40 @@ impl<S: Verify> Machine<S> {
         self.bits[b.0 as usize].as_ref().expect("the plan writes a register before it is read")
     }
 
+    /// Expands a piece of what the rounds from `from` on draw; false if nothing is left to do.
+    pub(super) fn ahead(&mut self, plan: &Plan, from: usize) -> bool {
+        self.stock.more(&self.sharing, plan, from, self.attempt)
+    }
+
+    /// Drops what lies ready for the openings of a round that is not opened.
+    pub(super) fn skip(&mut self, plan: &Plan, round: &Round) {
+        for prim in round.open.iter().map(|i| &plan.prims[*i as usize]) {
+            if let Some((address, _)) = ahead::drawn(prim, self.attempt) {
+                self.stock.take(address, plan.drawn_words(prim));
+            }
+        }
+    }
+
+    /// The raw words that a step draws: from the stock, or nothing of them expanded yet.
+    fn raw(&mut self, plan: &Plan, prim: &Prim) -> Raw<S::Backend> {
+        let (address, zero) = ahead::drawn(prim, self.attempt).expect("called for steps that draw");
+        let words = plan.drawn_words(prim);
+        self.stock.take(address, words).unwrap_or_else(|| {
+            let n = (words / plan.words_per_share()) as usize;
+            if zero { self.sharing.zeros(address, n) } else { self.sharing.raw(address, n) }
+        })
+    }
+
     fn replicated(&self) -> &Replicated {
         self.sharing.packed().expect("the planner packs bits only where the roster has them")
     }
 
-    pub(super) fn free(&mut self, round: &Round) {
+    pub(super) fn free_secrets(&mut self, round: &Round) {
         round.free_sec.iter().for_each(|s| self.secrets[s.0 as usize] = None);
+    }
+
+    pub(super) fn free(&mut self, round: &Round) {
+        self.free_secrets(round);
         round.free_pub.iter().for_each(|p| self.publics[p.0 as usize] = None);
         round.free_bits.iter().for_each(|b| self.bits[b.0 as usize] = None);
     }
@@ -81,6 +113,8 @@ impl<S: Verify> Machine<S> {
         prim: &Prim,
         delta: &dyn Fn(u64, u64) -> Vec<Fp61>,
     ) -> Result<(), EngineError> {
+        // Before anything else is borrowed.
+        let raw = matches!(prim, Prim::Input { .. } | Prim::Draw { .. }).then(|| self.raw(plan, prim));
         let s = &self.sharing;
         let secret = match prim {
             Prim::Constant { constant, out } => {
@@ -105,11 +139,8 @@ impl<S: Verify> Machine<S> {
                 return Ok(());
             }
             Prim::Input { input, .. } => {
-                let n = plan.inputs[*input as usize].shape.len();
                 let delta = self.inputs[*input as usize].take().expect("the plan reads each input once");
-                let address =
-                    Address { domain: Domain::Value, input: true, op: *input, part: 0, attempt: self.attempt };
-                s.draw(address, n, true, &delta)
+                s.correct(raw.expect("an input is drawn"), true, delta)
             }
             Prim::Linear { secret, public, constant, out } => {
                 let secret: Vec<_> = secret.iter().map(|(k, x)| (*k, self.secret(*x))).collect();
@@ -125,7 +156,7 @@ impl<S: Verify> Machine<S> {
             Prim::Draw { material, part, .. } => {
                 let (n, dealt, offset) = part_of::<S>(plan, *material, *part);
                 let words = S::delta_words(plan.roster, n, dealt) as u64;
-                s.draw(self.material_address(*material, *part), n, dealt, &delta(offset, words))
+                s.correct(raw.expect("a draw is drawn"), dealt, delta(offset, words))
             }
             Prim::Beaver { dims, c, d, e, a, b, .. } => {
                 s.beaver(*dims, self.secret(*c), self.public(*d), self.public(*e), self.secret(*a), self.secret(*b))
@@ -226,13 +257,14 @@ impl<S: Verify> Machine<S> {
     }
 
     /// This node's share of one opening.
-    pub(super) fn share(&self, prim: &Prim) -> Words<S> {
+    pub(super) fn share(&mut self, plan: &Plan, prim: &Prim) -> Words<S> {
+        let zeros = matches!(prim, Prim::OpenProduct { .. }).then(|| self.raw(plan, prim));
         let s = &self.sharing;
         match prim {
             Prim::Open { x, .. } => s.opening(self.secret(*x)),
-            Prim::OpenProduct { dims, x, y, mask, zero, .. } => {
+            Prim::OpenProduct { dims, x, y, mask, .. } => {
                 let product = s.product(*dims, self.secret(*x), self.secret(*y));
-                s.masked_product(product, self.secret(*mask), self.material_address(*zero, Part::Value))
+                s.masked_product(product, self.secret(*mask), zeros.expect("a local product takes zeros"))
             }
             Prim::OpenBeaver { dims: Dims::Elementwise(_), .. } => s.opening(&self.beaver_masked(prim)),
             Prim::OpenBeaver { dims, c, d, e, a, b, mask, .. } => s.masked_beaver(

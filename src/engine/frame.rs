@@ -203,16 +203,26 @@ impl Frame {
         out
     }
 
+    /// The shares, last in the wire form and the same for all receivers.
+    pub fn shares(&self) -> Option<&Arc<Vec<Fp61>>> {
+        match &self.body {
+            Body::Words(words) | Body::Packed(words, _) => Some(words),
+            Body::Digest(_) | Body::Opening(_) => None,
+        }
+    }
+
     /// The wire form behind what is there: of millions of words there is one copy.
-    pub fn append_to(&self, out: &mut Vec<u8>) {
+    fn append_to(&self, out: &mut Vec<u8>) {
+        out.reserve(HEADER_BYTES + 48 + self.shares().map_or(0, |words| 8 * words.len()));
+        self.append_head_to(out);
+        if let Some(words) = self.shares() {
+            append_words(out, words);
+        }
+    }
+
+    /// The wire form up to the shares.
+    pub fn append_head_to(&self, out: &mut Vec<u8>) {
         let h = &self.header;
-        let body_len = match &self.body {
-            Body::Words(words) => 8 * words.len(),
-            Body::Packed(words, Told::Words(bits)) => 5 + 8 * (words.len() + bits.len()),
-            Body::Packed(words, Told::Voucher(_)) => 33 + 8 * words.len(),
-            Body::Digest(_) | Body::Opening(_) => 48,
-        };
-        out.reserve(HEADER_BYTES + body_len);
         out.extend_from_slice(&h.manifest);
         for word in [h.epoch, h.view, h.attempt, h.step] {
             out.extend_from_slice(&word.to_le_bytes());
@@ -223,23 +233,18 @@ impl Frame {
             Body::Opening(opening) => {
                 out.extend(postcard::to_stdvec(opening).expect("plain bytes always encode"));
             }
-            Body::Words(words) => append_words(out, words),
-            Body::Packed(words, told) => {
-                match told {
-                    Told::Voucher(hash) => {
-                        out.push(0);
-                        out.extend_from_slice(hash);
-                    }
-                    Told::Words(bits) => {
-                        out.push(1);
-                        out.extend_from_slice(&(bits.len() as u32).to_le_bytes());
-                        let start = out.len();
-                        out.resize(start + 8 * bits.len(), 0);
-                        let (places, _) = out[start..].as_chunks_mut();
-                        places.iter_mut().zip(&**bits).for_each(|(place, word)| *place = word.to_le_bytes());
-                    }
-                }
-                append_words(out, words);
+            Body::Words(_) => {}
+            Body::Packed(_, Told::Voucher(hash)) => {
+                out.push(0);
+                out.extend_from_slice(hash);
+            }
+            Body::Packed(_, Told::Words(bits)) => {
+                out.push(1);
+                out.extend_from_slice(&(bits.len() as u32).to_le_bytes());
+                let start = out.len();
+                out.resize(start + 8 * bits.len(), 0);
+                let (places, _) = out[start..].as_chunks_mut();
+                places.iter_mut().zip(&**bits).for_each(|(place, word)| *place = word.to_le_bytes());
             }
         }
     }

@@ -17,6 +17,7 @@
 //! comparing where kings opened, at the check for SPDZ (all its
 //! openings are freshly masked).
 
+mod ahead;
 mod attendance;
 mod check;
 mod error;
@@ -207,7 +208,11 @@ impl<S: Verify> Engine<S> {
             return self.skip_round(known, out);
         }
         let opened: Vec<_> = plan.openings(self.round).collect();
-        let shares: Vec<_> = opened.iter().map(|(i, ..)| self.machine.share(&plan.prims[*i as usize])).collect();
+        let shares: Vec<_> = opened.iter().map(|(i, ..)| self.machine.share(&plan, &plan.prims[*i as usize])).collect();
+        // The shares are made, and no check asks for their operands.
+        if !S::OWES {
+            self.machine.free_secrets(round);
+        }
         if round.king {
             return self.gather(shares, out);
         }
@@ -289,6 +294,7 @@ impl<S: Verify> Engine<S> {
             opened.push(self.machine.sharing.backend().load(first.to_vec()));
             words = rest;
         }
+        self.machine.skip(&plan, &plan.rounds[self.round]);
         self.opened(opened, &[], out)?;
         if self.transcript.digest() != known.transcript {
             let round = self.round;
@@ -894,6 +900,10 @@ impl<S: Verify> Party for Engine<S> {
             self.state = State::Over;
         }
         actions
+    }
+
+    fn ahead(&mut self) -> bool {
+        self.work_ahead()
     }
 
     fn progress(&self) -> (usize, usize) {

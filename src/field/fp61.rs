@@ -11,7 +11,7 @@ use std::ops::{Add, AddAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 pub const P: u64 = (1 << 61) - 1;
 
 /// An element of the field of order 2^61 − 1, always canonical: in [0, p).
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, bytemuck::NoUninit)]
 #[serde(try_from = "u64", into = "u64")]
 #[repr(transparent)]
 pub struct Fp61(u64);

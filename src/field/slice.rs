@@ -79,10 +79,15 @@ pub fn encode_words(words: &[Fp61]) -> Vec<u8> {
 
 /// [`encode_words`] behind what is there, at the speed of a copy.
 pub fn append_words(bytes: &mut Vec<u8>, words: &[Fp61]) {
-    let start = bytes.len();
-    bytes.resize(start + 8 * words.len(), 0);
-    let (places, _) = bytes[start..].as_chunks_mut();
-    places.iter_mut().zip(words).for_each(|(place, word)| *place = word.word().to_le_bytes());
+    match as_bytes(words) {
+        Some(encoded) => bytes.extend_from_slice(encoded),
+        None => bytes.extend(words.iter().flat_map(|word| word.word().to_le_bytes())),
+    }
+}
+
+/// [`encode_words`] without a copy, where the machine itself is little-endian.
+pub fn as_bytes(words: &[Fp61]) -> Option<&[u8]> {
+    cfg!(target_endian = "little").then(|| bytemuck::cast_slice(words))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::{
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Device};
 use crate::engine::{self, Engine, EngineError, Party};
-use crate::field::slice::encode_words;
+use crate::field::slice::{as_bytes, encode_words};
 use crate::keys::{PublicKey, SecretKey};
 use crate::program::plan::Plan;
 use crate::program::{PlanError, Program, ProgramError};
@@ -206,11 +206,19 @@ impl Conclusion {
     ) -> Result<Concluded, JobError> {
         let signed = self.manifest.manifest();
         let mut sealed = Vec::with_capacity(outcome.outputs.len());
-        for (output, (share, entry)) in (0..).zip(outcome.outputs.iter().zip(&signed.outputs)) {
+        for (output, (share, entry)) in (0..).zip(outcome.outputs.into_iter().zip(&signed.outputs)) {
             let info = SealInfo { manifest: self.manifest.digest(), output, sender: self.slot, reader: entry.reader };
-            let plain = Zeroizing::new(encode_words(share.words()));
-            let share: Sealed = seal_with(&info, &plain, &mut &mut *rng)?;
-            sealed.push(ByteBuf::from(postcard::to_stdvec(&share).expect("bytes always encode")));
+            let copy: Zeroizing<Vec<u8>>;
+            let plain = match as_bytes(share.words()) {
+                Some(bytes) => bytes,
+                None => {
+                    copy = Zeroizing::new(encode_words(share.words()));
+                    &copy
+                }
+            };
+            let cipher: Sealed = seal_with(&info, plain, &mut &mut *rng)?;
+            drop(share);
+            sealed.push(ByteBuf::from(postcard::to_stdvec(&cipher).expect("bytes always encode")));
         }
         let receipt = Receipt {
             protocol: PROTOCOL,

@@ -273,6 +273,9 @@ struct Said {
     conditional: bool,
 }
 
+/// One part of what a receipt says, in words.
+type Word = fn(&Said) -> String;
+
 impl Said {
     fn by(receipt: &Receipt) -> Self {
         let Receipt { outcome, transcript, checks, rounds, conditional, .. } = *receipt;
@@ -280,8 +283,8 @@ impl Said {
     }
 
     /// The first thing in which two differ, and each one's word on it.
-    fn difference(&self, other: &Self) -> (&'static str, fn(&Self) -> String) {
-        let parts: [(&str, fn(&Self) -> String); 5] = [
+    fn difference(&self, other: &Self) -> (&'static str, Word) {
+        let parts: [(&str, Word); 5] = [
             ("the outcome", |s| format!("{:?}", s.outcome).to_lowercase()),
             ("the transcript", |s| hex(&s.transcript)),
             ("the checks passed", |s| s.checks.to_string()),

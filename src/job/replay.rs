@@ -207,6 +207,10 @@ impl Party for Survivor {
         actions
     }
 
+    fn ahead(&mut self) -> bool {
+        !self.failed && self.party.ahead()
+    }
+
     fn progress(&self) -> (usize, usize) {
         self.party.progress()
     }

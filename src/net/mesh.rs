@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use super::link::{Link, Meter, Receiver, Sender, Traffic};
-use super::{Limits, NetError, Transport};
+use super::{Limits, Message, NetError, Transport};
 use crate::roster::Slot;
 
 /// The links of one node, by slot.
@@ -39,7 +39,7 @@ struct Peer {
 
 /// A frame on its way out, and when a shaped network would have brought it.
 struct Outgoing {
-    frame: Bytes,
+    frame: Message,
     due: Option<Instant>,
 }
 
@@ -97,7 +97,8 @@ impl LinkMesh {
 }
 
 impl Transport for LinkMesh {
-    async fn send(&mut self, to: Slot, frame: Bytes) -> Result<(), NetError> {
+    async fn send(&mut self, to: Slot, frame: impl Into<Message> + Send) -> Result<(), NetError> {
+        let frame = frame.into();
         let peer = self.peers.get(&to).ok_or(NetError::NoLink { slot: to })?;
         check(to, &frame)?;
         let cost = frame.len();
@@ -133,7 +134,8 @@ async fn write_all(mut sender: Sender, mut queue: UnboundedReceiver<Queued<Outgo
             sender.flush().await?;
             sleep_until(due).await;
         }
-        sender.send(&queued.item.frame).await?;
+        let Message { head, body } = &queued.item.frame;
+        sender.send_parts(head, body).await?;
         if queue.is_empty() {
             sender.flush().await?;
         }
@@ -187,11 +189,12 @@ impl MemoryMesh {
 }
 
 impl Transport for MemoryMesh {
-    async fn send(&mut self, to: Slot, frame: Bytes) -> Result<(), NetError> {
+    async fn send(&mut self, to: Slot, frame: impl Into<Message> + Send) -> Result<(), NetError> {
+        let frame = frame.into();
         let peer = self.peers.get(&to).ok_or(NetError::NoLink { slot: to })?;
         check(to, &frame)?;
         let cost = frame.len();
-        let arrival = Arrival { from: self.me, generation: 0, frame: Ok(frame), _room: None };
+        let arrival = Arrival { from: self.me, generation: 0, frame: Ok(frame.joined()), _room: None };
         peer.push(arrival, cost).await.map_err(|()| NetError::Unusable { peer: to.to_string() })?;
         self.meter.sent(cost);
         Ok(())
@@ -232,7 +235,7 @@ impl std::ops::Add for Traffic {
     }
 }
 
-fn check(to: Slot, frame: &Bytes) -> Result<(), NetError> {
+fn check(to: Slot, frame: &Message) -> Result<(), NetError> {
     if frame.is_empty() { Err(NetError::Empty { peer: format!("ourselves to {to}") }) } else { Ok(()) }
 }
 

@@ -110,13 +110,45 @@ impl Limits {
     }
 }
 
+/// A frame on its way out, in two parts that the receiver sees as one; the
+/// second may be shared with frames to others.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// what comes first
+    pub head: Bytes,
+    /// what follows, perhaps nothing
+    pub body: Bytes,
+}
+
+impl Message {
+    /// Bytes of the frame.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+    /// Whether it has none, and is no frame.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// In one piece; copied only if it is in two.
+    fn joined(self) -> Bytes {
+        if self.body.is_empty() { self.head } else { [&self.head[..], &self.body].concat().into() }
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Message {
+    fn from(frame: T) -> Self {
+        Self { head: frame.into(), body: Bytes::new() }
+    }
+}
+
 /// What a node's session needs of its peers: frames to and from slots, in
 /// order per peer, with no promise across peers.
 pub trait Transport: Send {
     /// Queues a frame for a slot and returns once the queue has room; it goes
     /// out at once, together with what else waits. Errors if there is no link
     /// to the slot, or its link has failed.
-    fn send(&mut self, to: Slot, frame: Bytes) -> impl Future<Output = Result<(), NetError>> + Send;
+    fn send(&mut self, to: Slot, frame: impl Into<Message> + Send)
+    -> impl Future<Output = Result<(), NetError>> + Send;
 
     /// The next frame of any peer, or why a peer's link ended (then nothing
     /// more comes from that slot until it has another link). Waits for ever if

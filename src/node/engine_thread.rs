@@ -6,18 +6,22 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::wire::Peer;
 use crate::backend::{Device, Devices, Opened};
-use crate::engine::frame::Frame;
+use crate::engine::frame::{Frame, Kind};
 use crate::engine::{Action, EngineError, Event, Outcome, Party, Record};
 use crate::entropy::Entropy;
 use crate::job::replay::{Log, Survivor};
 use crate::job::{Assigned, Conclusion};
+use crate::net::Message;
 use crate::roster::Slot;
 use crate::store::{Nonce, Store};
 
@@ -34,10 +38,12 @@ pub(super) enum Letter {
 /// From the engine's thread.
 pub(super) enum Word {
     /// the inputs are verified
+    Verified,
+    /// what the first rounds draw is expanded, as far as it may be ahead
     Ready,
     Send {
         to: Slot,
-        frame: Bytes,
+        frame: Message,
     },
     Arm {
         token: u32,
@@ -60,6 +66,8 @@ pub(super) struct Job {
     pub(super) entropy: Entropy,
     /// where the job is computed
     pub(super) devices: Arc<Devices>,
+    /// microseconds spent in checks, over all jobs
+    pub(super) checking: Arc<AtomicU64>,
 }
 
 /// Runs until the engine is done, has failed, or nobody listens any more.
@@ -84,7 +92,7 @@ impl<E: std::error::Error> From<E> for Ended {
 }
 
 fn drive(job: Job, letters: &mut UnboundedReceiver<Letter>, words: &UnboundedSender<Word>) -> Result<(), Ended> {
-    let Job { assigned, nonce, store, entropy, devices } = job;
+    let Job { assigned, nonce, store, entropy, devices, checking } = job;
     // Frames of peers that were quicker; their room bounds their number.
     let mut early = VecDeque::new();
     let inputs = loop {
@@ -102,7 +110,13 @@ fn drive(job: Job, letters: &mut UnboundedReceiver<Letter>, words: &UnboundedSen
     }
     let Settled(device) = &Settled(device);
     let log = Box::new(Kept { store: Arc::clone(&store), nonce });
-    let party = Box::new(Survivor::new(assigned, inputs, device, &mut *rng, log)?);
+    let mut party: Box<dyn Party> = Box::new(Survivor::new(assigned, inputs, device, &mut *rng, log)?);
+    say(words, Word::Verified)?;
+    while party.ahead() {
+        if words.is_closed() {
+            return Err(Ended::Alone);
+        }
+    }
     say(words, Word::Ready)?;
     let mut engine = Engine {
         party,
@@ -113,11 +127,13 @@ fn drive(job: Job, letters: &mut UnboundedReceiver<Letter>, words: &UnboundedSen
         headers: 0,
         wanted: BTreeSet::new(),
         events: VecDeque::new(),
+        check: None,
+        checking,
     };
     loop {
         let letter = match early.pop_front() {
             Some(letter) => letter,
-            None => letters.blocking_recv().ok_or(Ended::Alone)?,
+            None => next_letter(letters, &mut *engine.party)?,
         };
         let event = match letter {
             Letter::Inputs(_) => return Err(Ended::Failed("the inputs came twice".to_owned())),
@@ -133,6 +149,18 @@ fn drive(job: Job, letters: &mut UnboundedReceiver<Letter>, words: &UnboundedSen
         engine.events.push_back(event);
         if let Some(outcome) = engine.settle()? {
             return say(words, Word::Outcome(outcome, Box::new(conclusion)));
+        }
+    }
+}
+
+/// The next letter; while there is none, the party works ahead.
+fn next_letter(letters: &mut UnboundedReceiver<Letter>, party: &mut dyn Party) -> Result<Letter, Ended> {
+    loop {
+        match letters.try_recv() {
+            Ok(letter) => return Ok(letter),
+            Err(TryRecvError::Disconnected) => return Err(Ended::Alone),
+            Err(TryRecvError::Empty) if party.ahead() => {}
+            Err(TryRecvError::Empty) => return letters.blocking_recv().ok_or(Ended::Alone),
         }
     }
 }
@@ -182,6 +210,10 @@ struct Engine<'a> {
     /// segments that the party has asked for and that are not there yet
     wanted: BTreeSet<u32>,
     events: VecDeque<Event>,
+    /// when the check under way began
+    check: Option<Instant>,
+    /// microseconds spent in checks
+    checking: Arc<AtomicU64>,
 }
 
 impl Engine<'_> {
@@ -216,14 +248,20 @@ impl Engine<'_> {
     fn carry_out(&mut self, action: Action) -> Result<Option<Box<Outcome>>, Ended> {
         match action {
             Action::Send { to, frame } => {
-                let frame = Peer::encode_frame(&frame).into();
-                say(self.words, Word::Send { to, frame })?;
+                if frame.header.kind == Kind::Freeze {
+                    self.check.get_or_insert_with(Instant::now);
+                }
+                say(self.words, Word::Send { to, frame: Peer::encode_frame(&frame) })?;
             }
             Action::Persist { token, record } => {
                 match record {
                     Record::Cursor { round } => self.store.advance(self.nonce, round)?,
                     Record::CheckOpened { check } => self.store.check_opened(self.nonce, check)?,
-                    Record::CheckPassed { check } => self.store.check_passed(self.nonce, check)?,
+                    Record::CheckPassed { check } => {
+                        let took = self.check.take().map_or(0, |begun| begun.elapsed().as_micros() as u64);
+                        self.checking.fetch_add(took, Ordering::Relaxed);
+                        self.store.check_passed(self.nonce, check)?;
+                    }
                 }
                 self.events.push_back(Event::Persisted { token });
             }

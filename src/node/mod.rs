@@ -35,6 +35,7 @@ pub(crate) mod wire;
 mod attacks;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -138,6 +139,8 @@ struct Node {
     /// places for links of nodes whose job is not known here yet
     early: Semaphore,
     sessions: Mutex<JoinSet<()>>,
+    /// microseconds that jobs spent in checks
+    checking: Arc<AtomicU64>,
 }
 
 /// Links of other nodes that wait for a job which its owner has not submitted
@@ -168,6 +171,8 @@ struct Running {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Status {
     /// all inputs are verified
+    verified: bool,
+    /// and what can be expanded ahead of the first round is
     inputs: bool,
     segments: u32,
     segments_of: u32,
@@ -244,6 +249,7 @@ impl Node {
             places: Arc::new(Semaphore::new(config.max_jobs.min(Semaphore::MAX_PERMITS))),
             early: Semaphore::new(EARLY_LINKS),
             sessions: Mutex::default(),
+            checking: Arc::default(),
             config,
         })
     }
@@ -263,12 +269,13 @@ impl Node {
     fn health(&self) -> String {
         let jobs = lock(&self.jobs);
         format!(
-            "{{\"version\":\"{}\",\"key\":\"{}\",\"jobs_running\":{},\"jobs_done\":{},\"jobs_failed\":{}}}",
+            "{{\"version\":\"{}\",\"key\":\"{}\",\"jobs_running\":{},\"jobs_done\":{},\"jobs_failed\":{},\"check_seconds\":{:.6}}}",
             env!("CARGO_PKG_VERSION"),
             self.config.key.public(),
             jobs.running.len(),
             jobs.done,
-            jobs.failed
+            jobs.failed,
+            self.checking.load(Ordering::Relaxed) as f64 / 1e6
         )
     }
 }

@@ -24,7 +24,7 @@ use crate::job::{Concluded, Conclusion};
 use crate::keys::hex;
 use crate::net::link::Link;
 use crate::net::mesh::LinkMesh;
-use crate::net::{NetError, Transport, client};
+use crate::net::{Message, NetError, Transport, client};
 use crate::program::plan::Plan;
 use crate::roster::Slot;
 
@@ -119,8 +119,11 @@ fn conclude(
         .map_err(|e| e.to_string())?;
     let concluded: Concluded =
         conclusion.conclude(outcome, &node.config.key, traffic, &mut *rng).map_err(|e| e.to_string())?;
-    let kept = Kept { parties: Parties::of(manifest), concluded: concluded.to_bytes() };
+    let bytes = concluded.to_bytes();
+    drop(concluded);
+    let kept = Kept { parties: Parties::of(manifest), concluded: bytes };
     let record = postcard::to_stdvec(&kept).expect("plain data always encodes");
+    drop(kept);
     let store = &node.config.store;
     store.finish(nonce, &record).map_err(|e| e.to_string())?;
     // The result stands; a disk that keeps the segments is its operator's matter.
@@ -142,7 +145,7 @@ struct Driver {
     links: UnboundedReceiver<(Slot, Link)>,
     stop: UnboundedReceiver<String>,
     /// frames for slots that have no link yet: digests of segments
-    held: BTreeMap<Slot, Vec<Bytes>>,
+    held: BTreeMap<Slot, Vec<Message>>,
     ready: BTreeSet<Slot>,
     done: BTreeSet<Slot>,
     gone: BTreeSet<Slot>,
@@ -233,14 +236,14 @@ impl Driver {
             self.send(slot, frame).await?;
         }
         if self.ready.contains(&self.job.slot) {
-            self.send(slot, Peer::Ready.encode().into()).await?;
+            self.send(slot, Peer::Ready.encode()).await?;
         }
         Ok(())
     }
 
-    async fn send(&mut self, to: Slot, frame: Bytes) -> Result<(), String> {
+    async fn send(&mut self, to: Slot, frame: impl Into<Message> + Send) -> Result<(), String> {
         if !self.mesh.slots().any(|slot| slot == to) {
-            self.held.entry(to).or_default().push(frame);
+            self.held.entry(to).or_default().push(frame.into());
             return Ok(());
         }
         if self.done.contains(&to) || self.gone.contains(&to) {
@@ -254,11 +257,12 @@ impl Driver {
 
     async fn hear(&mut self, word: Word) -> Result<(), String> {
         match word {
+            Word::Verified => self.job.status.send_modify(|status| status.verified = true),
             Word::Ready => {
                 self.ready.insert(self.job.slot);
                 self.job.status.send_modify(|status| status.inputs = true);
                 for slot in self.mesh.slots().collect::<Vec<_>>() {
-                    self.send(slot, Peer::Ready.encode().into()).await?;
+                    self.send(slot, Peer::Ready.encode()).await?;
                 }
             }
             Word::Send { to, frame } => self.send(to, frame).await?,

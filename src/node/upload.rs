@@ -106,7 +106,7 @@ fn start(
     });
     let plan = Arc::clone(assigned.plan());
     let (store, devices) = (Arc::clone(&node.config.store), Arc::clone(&node.config.devices));
-    let engine = engine_thread::Job { assigned, nonce, store, entropy, devices };
+    let engine = engine_thread::Job { assigned, nonce, store, entropy, devices, checking: Arc::clone(&node.checking) };
     let thread = std::thread::Builder::new().name(format!("job {}", hex(&digest[..4])));
     thread
         .spawn(move || engine_thread::run(engine, letters_in, &words_out))
@@ -145,6 +145,7 @@ pub(super) async fn upload(node: &Arc<Node>, mut link: Link, begun: Begun) {
         letters: begun.letters,
         link: Answering::new(link),
         inputs: Some(Vec::new()),
+        told_verified: false,
         told: (None, None),
     };
     let failed = match uploading.run(&mut status).await {
@@ -184,6 +185,7 @@ struct Uploading {
     link: Answering,
     /// what has come so far; none once all inputs went to the engine
     inputs: Option<Vec<Vec<u8>>>,
+    told_verified: bool,
     /// segments and round as the owner knows them
     told: (Option<u32>, Option<u32>),
 }
@@ -232,6 +234,9 @@ impl Uploading {
             Some(Err(reason)) => return Err(Failed::Job(reason)),
             Some(Ok(())) => return Ok(true),
             None => {}
+        }
+        if now.verified && !std::mem::replace(&mut self.told_verified, true) {
+            self.link.say(&ToOwner::Verified).await.map_err(Failed::Link)?;
         }
         let complete = now.inputs && now.segments == now.segments_of;
         if now.inputs && !complete && self.told.0.replace(now.segments) != Some(now.segments) {

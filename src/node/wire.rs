@@ -6,8 +6,16 @@
 //! is postcard and frozen by a test; the version is exchanged when the link
 //! opens. Nothing here is checked beyond its form.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+use crate::engine::frame::Frame;
+use crate::field::Fp61;
+use crate::field::slice::{as_bytes, encode_words};
+use crate::net::Message;
 
 /// The longest first frame of an owner that the node serves: an assignment.
 pub(crate) const SUBMIT_LIMIT: usize = 4 << 20;
@@ -70,6 +78,8 @@ pub(crate) enum ToOwner {
     Refused(String),
     /// The job ended without a result.
     Failed(String),
+    /// The inputs are verified; what can be expanded ahead is.
+    Verified,
 }
 
 impl<'a> ToNode<'a> {
@@ -116,11 +126,13 @@ pub(crate) enum Peer<'a> {
 }
 
 impl<'a> Peer<'a> {
-    /// The wire form of [`Peer::Frame`], without a copy between.
-    pub(crate) fn encode_frame(frame: &crate::engine::frame::Frame) -> Vec<u8> {
-        let mut out = Self::Frame(&[]).encode();
-        frame.append_to(&mut out);
-        out
+    /// The wire form of [`Peer::Frame`]. Shares are not copied: they leave from
+    /// where the engine has written them, for all receivers.
+    pub(crate) fn encode_frame(frame: &Frame) -> Message {
+        let mut head = Self::Frame(&[]).encode();
+        frame.append_head_to(&mut head);
+        let shares = frame.shares().map_or_else(Bytes::new, |words| Bytes::from_owner(Shares::of(words)));
+        Message { head: head.into(), body: shares }
     }
 
     /// The wire form.
@@ -146,6 +158,30 @@ impl<'a> Peer<'a> {
             (2, []) => Some(Self::Done),
             (3, reason) => Some(Self::Abort(one_line(&String::from_utf8_lossy(reason)))),
             _ => None,
+        }
+    }
+}
+
+/// Words that lie in memory as they are on the wire, or a copy that does.
+enum Shares {
+    Own(Arc<Vec<Fp61>>),
+    Copy(Vec<u8>),
+}
+
+impl Shares {
+    fn of(words: &Arc<Vec<Fp61>>) -> Self {
+        match as_bytes(words) {
+            Some(_) => Self::Own(Arc::clone(words)),
+            None => Self::Copy(encode_words(words)),
+        }
+    }
+}
+
+impl AsRef<[u8]> for Shares {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Own(words) => as_bytes(words).unwrap_or_default(),
+            Self::Copy(bytes) => bytes,
         }
     }
 }
@@ -188,6 +224,7 @@ mod tests {
             ToOwner::Cancelled,
             ToOwner::Refused("no".into()),
             ToOwner::Failed("ah".into()),
+            ToOwner::Verified,
         ];
         let peers = [Peer::Frame(&[1, 2]), Peer::Ready, Peer::Done, Peer::Abort("why".into())];
         for message in &to_node {
@@ -202,7 +239,7 @@ mod tests {
         let mut all: Vec<String> = to_node.iter().map(|m| hex(&m.encode())).collect();
         all.extend(to_owner.iter().map(|m| hex(&m.encode())));
         all.extend(peers.iter().map(|m| hex(&m.encode())));
-        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 000102 01 02 03776879");
+        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 08 000102 01 02 03776879");
     }
 
     #[test]

@@ -47,7 +47,12 @@ pub enum Progress {
         /// which node
         slot: Slot,
     },
-    /// it has verified all inputs, and verified and stored so many segments
+    /// it has verified all inputs, and expands ahead what needs no peer
+    Verified {
+        /// which node
+        slot: Slot,
+    },
+    /// it is ready, and has verified and stored so many segments
     Stored {
         /// which node
         slot: Slot,
@@ -484,6 +489,7 @@ async fn until_stored(slot: Slot, receiver: &mut Receiver, say: &impl Fn(Progres
                 }
             }
             (ToOwner::Round { round, of }, _) => say(Progress::Round { slot, round, of }),
+            (ToOwner::Verified, _) => say(Progress::Verified { slot }),
             (_, found) => return Err(ClientError::Answer { slot, found }),
         }
     }

@@ -10,17 +10,34 @@ use std::fmt;
 use std::time::Duration;
 
 use super::kings::{DIGEST, Kings, OPENED_COIN};
-use super::plan::{Plan, Prim};
+use super::plan::{AHEAD_WORDS, Plan, Prim, Round};
 use crate::engine::frame::HEADER_BYTES;
 use crate::roster::{Degree, Redundancy, Roster, Scheme, Slot};
 use crate::tensor::Dims;
 use crate::transcript::SEGMENT_WORDS;
 
-/// Field multiply-adds that a prediction assumes of a node, per second: about
-/// one core of a 2020s server. Stated, never measured.
+// What a prediction assumes of a node: about two cores of a 2020s server.
+// Stated, and the same on every machine; they were fitted to
+// `cargo bench --bench kernels`, to the phase `ahead` of `bench mul:1000000`,
+// to `bench wire:24000000`, and to `bench mul:1000`, `logreg:10` and
+// `mul:1000000` (`cargo run --release --example bench -- WORK --repeat 5`).
+
+/// Field multiply-adds of elementwise steps, per second.
 pub const MULTIPLY_ADDS_PER_SECOND: f64 = 3e8;
-/// Pseudorandom words that a prediction assumes a node expands per second.
-pub const WORDS_PER_SECOND: f64 = 1.5e8;
+/// Field multiply-adds of matrix products, per second.
+pub const MATRIX_MULTIPLY_ADDS_PER_SECOND: f64 = 5e9;
+/// Pseudorandom words expanded, per second.
+pub const WORDS_PER_SECOND: f64 = 4e8;
+/// Bytes that links seal, copy and open, each way at the same time, per second.
+pub const LINK_BYTES_PER_SECOND: f64 = 8e8;
+/// Seconds of an exchange beside its latency and bytes: threads that wake each
+/// other, a record on disk.
+pub const SECONDS_PER_EXCHANGE: f64 = 5e-4;
+/// Words of outputs that are sealed, stored and fetched, per second.
+pub const OUTPUT_WORDS_PER_SECOND: f64 = 2.5e7;
+/// Seconds of a job that has nothing to compute, from the last node that is
+/// ready to the last receipt.
+pub const SECONDS_PER_JOB: f64 = 1e-2;
 
 /// Exchanges of one SPDZ check: frozen transcript, coin committed, opened and
 /// compared, σ committed and opened, result compared.
@@ -30,15 +47,15 @@ const OPENED_SIGMA: u64 = 41;
 
 /// The cost of a plan. All counts are of one node, the same for each, unless
 /// they say otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// rounds in which words are opened
     pub rounds: u64,
     /// checks, the last one included: of MACs in SPDZ, of what kings opened in
     /// Shamir, where they are 0 without kings
     pub checks: u64,
-    /// message delays one after another: the start, a round, the half-rounds
-    /// of a check, the end
+    /// message delays one after another: that all are ready, the start, a
+    /// round, the half-rounds of a check, the end
     pub exchanges: u64,
     /// words opened
     pub opened_words: u64,
@@ -58,11 +75,17 @@ pub struct Cost {
     pub segments: u64,
     /// pseudorandom words expanded, over all keys that the node holds
     pub expanded_words: u64,
-    /// field multiply-adds
+    /// of these, what is expanded before the first message between nodes
+    pub expanded_ahead: u64,
+    /// field multiply-adds of elementwise steps
     pub multiply_adds: u64,
-    /// the most words in registers at once, MACs included; what a kernel needs
-    /// while it runs and waiting segments come on top; what kings opened counts
-    /// until its check, with this node's shares of it
+    /// field multiply-adds of matrix products
+    pub matrix_multiply_adds: u64,
+    /// words of all outputs, MACs included
+    pub output_words: u64,
+    /// the most words alive at once, MACs included: registers, what is expanded
+    /// ahead, and what kings opened until its check, with this node's shares of
+    /// it; what a kernel needs while it runs and waiting segments come on top
     pub live_words: u64,
 }
 
@@ -111,11 +134,11 @@ impl Plan {
         // coefficient for each word, times the share and times what was opened.
         let decoding = |kings: &Kings| (kings.words() as u64 * self.decoding(kings.degree()), self.king_work(kings));
         let (all_to_all, by_kings) = kings.iter().map(decoding).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
-        let steps: u64 = self.prims.iter().map(|p| self.work(p)).sum();
+        let steps: u64 = self.prims.iter().map(|p| self.work(p).0).sum();
         let cost = Cost {
             rounds,
             checks,
-            exchanges,
+            exchanges: 1 + exchanges,
             opened_words,
             king_words,
             king_rounds,
@@ -124,7 +147,10 @@ impl Plan {
             stream_words: self.stream_words,
             segments,
             expanded_words: self.prims.iter().map(|p| self.expansion(p)).sum::<u64>() + king_words,
+            expanded_ahead: self.expanded_ahead(),
             multiply_adds: steps - all_to_all + by_kings,
+            matrix_multiply_adds: self.prims.iter().map(|p| self.work(p).1).sum(),
+            output_words: self.outputs.iter().map(|o| o.shape.len() as u64 * self.words_per_share()).sum(),
             live_words: self.live_words(),
         };
         (cost, common, kings)
@@ -142,11 +168,6 @@ impl Plan {
     /// seconds for a latency (one way) and a bandwidth in bits per second.
     pub fn report(&self, latency: Duration, bandwidth: f64) -> Report<'_> {
         Report { plan: self, cost: self.cost(), latency, bandwidth }
-    }
-
-    /// Words that a share of a word takes in memory.
-    fn words_per_share(&self) -> u64 {
-        if self.roster.scheme() == Scheme::Spdz { 2 } else { 1 }
     }
 
     /// Pseudorandom words behind one random word at one node.
@@ -172,13 +193,42 @@ impl Plan {
         }
     }
 
-    /// Multiply-adds of one step. Interpolating and checking the opened words
-    /// belongs to the openings, and a word's part of the MAC check too.
-    fn work(&self, prim: &Prim) -> u64 {
+    /// What the steps draw first, as far as it may lie ready (words at one
+    /// node, over all keys).
+    fn expanded_ahead(&self) -> u64 {
+        let (mut held, mut expanded) = (0, 0);
+        for prim in self.rounds.iter().flat_map(|round| self.steps(round)) {
+            held += self.drawn_words(prim);
+            if held > AHEAD_WORDS {
+                break;
+            }
+            expanded += if self.drawn_words(prim) > 0 { self.expansion(prim) } else { 0 };
+        }
+        expanded
+    }
+
+    /// Multiply-adds of one step: elementwise, and in matrix products.
+    /// Interpolating and checking the opened words belongs to the openings, and
+    /// a word's part of the MAC check too.
+    fn work(&self, prim: &Prim) -> (u64, u64) {
+        let all = self.all_work(prim);
+        let products = match prim {
+            Prim::Scale { dims: dims @ Dims::Matmul { .. }, .. } => dims.multiplications() * self.words_per_share(),
+            Prim::Beaver { dims: dims @ Dims::Matmul { .. }, .. } => {
+                2 * dims.multiplications() * self.words_per_share()
+            }
+            Prim::OpenProduct { dims: dims @ Dims::Matmul { .. }, .. } => dims.multiplications(),
+            Prim::OpenBeaver { dims: dims @ Dims::Matmul { .. }, .. } => 2 * dims.multiplications(),
+            _ => 0,
+        };
+        (all - products, products)
+    }
+
+    fn all_work(&self, prim: &Prim) -> u64 {
         let shares = self.words_per_share();
         let decode = |degree| self.decoding(degree);
         let secret_len = |s: &super::plan::Sec| self.sec_lens[s.0 as usize] as u64;
-        let own = match prim {
+        match prim {
             Prim::Constant { .. } | Prim::ViewPublic { .. } => 0,
             Prim::Input { out, .. } | Prim::Draw { out, .. } => secret_len(out) * shares,
             Prim::Linear { secret, public, out, .. } => secret_len(out) * shares * (secret.len() + public.len()) as u64,
@@ -210,8 +260,7 @@ impl Plan {
                 };
                 beaver(*dims) + macs + self.pub_lens[out.0 as usize] as u64 * (1 + decode(Degree::T))
             }
-        };
-        own + self.expansion(prim)
+        }
     }
 
     /// Multiply-adds behind one opened word.
@@ -228,21 +277,26 @@ impl Plan {
         }
     }
 
-    /// The most words of secret and public registers alive at once.
+    /// The most words alive at once: registers, and what is expanded ahead of
+    /// later rounds (at most [`AHEAD_WORDS`]).
     pub fn live_words(&self) -> u64 {
         let (mut live, mut most) = (0u64, 0u64);
         let shares = self.words_per_share();
+        let drawn = |round: &Round| -> u64 { self.steps(round).map(|prim| self.drawn_words(prim)).sum() };
+        let mut to_draw: u64 = self.rounds.iter().map(drawn).sum();
         let mut held = 0;
         for (at, round) in self.rounds.iter().enumerate() {
             // Shares and opened words wait for the check.
             let kings = self.kings(at).map_or(0, |kings| 2 * kings.words() as u64);
             (held, live) = (held + kings, live + kings);
-            for prim in round.local.iter().chain(&round.open).map(|i| &self.prims[*i as usize]) {
+            for prim in self.steps(round) {
                 live += prim.written_sec().map(|s| self.sec_lens[s.0 as usize] as u64 * shares).sum::<u64>();
                 live += prim.written_pub().map_or(0, |p| self.pub_lens[p.0 as usize] as u64);
                 live += prim.written_bits().map(|b| 3 * self.bit_lens[b.0 as usize] as u64).sum::<u64>();
             }
-            most = most.max(live);
+            // Words ahead become registers; more are made once the round waits.
+            to_draw -= drawn(round);
+            most = most.max(live + to_draw.min(AHEAD_WORDS));
             if round.check {
                 live -= std::mem::take(&mut held);
             }
@@ -251,6 +305,10 @@ impl Plan {
             live -= round.free_bits.iter().map(|b| 3 * self.bit_lens[b.0 as usize] as u64).sum::<u64>();
         }
         most
+    }
+
+    fn steps<'a>(&'a self, round: &'a Round) -> impl Iterator<Item = &'a Prim> {
+        round.local.iter().chain(&round.open).map(|i| &self.prims[*i as usize])
     }
 }
 
@@ -266,16 +324,21 @@ fn shamir_keys(roster: Roster) -> u64 {
 }
 
 impl Cost {
-    /// Predicted seconds from the first message between nodes to the last, for
-    /// a one-way latency between any two of them and the bandwidth of each
-    /// node's uplink in bits per second; computing at
-    /// [`MULTIPLY_ADDS_PER_SECOND`] and [`WORDS_PER_SECOND`], which does not
-    /// overlap with sending. The material is taken to be at the nodes already.
+    /// Predicted seconds from the last node that is ready to the last receipt,
+    /// for a one-way latency between any two nodes and the bandwidth of each
+    /// node's uplink in bits per second. Each node is a machine of its own; its
+    /// uplink carries the frames of a round one after another, and the round
+    /// ends when the last has arrived. Computing does not overlap with sending,
+    /// and what was expanded ahead costs nothing any more. The material is
+    /// taken to be at the nodes already.
     pub fn seconds(&self, latency: Duration, bandwidth: f64) -> f64 {
-        let waiting = self.exchanges as f64 * latency.as_secs_f64();
-        let sending = self.sent_bytes as f64 * 8.0 / bandwidth;
-        let computing = self.multiply_adds as f64 / MULTIPLY_ADDS_PER_SECOND;
-        waiting + sending + computing + self.expanded_words as f64 / WORDS_PER_SECOND
+        let exchanging = self.exchanges as f64 * (latency.as_secs_f64() + SECONDS_PER_EXCHANGE);
+        let sending = self.sent_bytes as f64 * (8.0 / bandwidth + 1.0 / LINK_BYTES_PER_SECOND);
+        let expanding = (self.expanded_words - self.expanded_ahead) as f64 / WORDS_PER_SECOND;
+        let elementwise = self.multiply_adds as f64 / MULTIPLY_ADDS_PER_SECOND;
+        let products = self.matrix_multiply_adds as f64 / MATRIX_MULTIPLY_ADDS_PER_SECOND;
+        let giving = self.output_words as f64 / OUTPUT_WORDS_PER_SECOND;
+        SECONDS_PER_JOB + exchanging + sending + expanding + elementwise + products + giving
     }
 
     /// Predicted seconds that the owner needs to send inputs and material to
@@ -349,11 +412,11 @@ impl fmt::Display for Report<'_> {
         writeln!(f, "  {:>16}  of material in {} segments", bytes(8 * cost.stream_words), cost.segments)?;
         writeln!(f, "at each node")?;
         writeln!(f, "  {:>16}  pseudorandom words expanded", cost.expanded_words)?;
-        writeln!(f, "  {:>16}  field multiply-adds", cost.multiply_adds)?;
-        writeln!(f, "  {:>16}  in registers at most", bytes(8 * cost.live_words))?;
+        writeln!(f, "  {:>16}  field multiply-adds", cost.multiply_adds + cost.matrix_multiply_adds)?;
+        writeln!(f, "  {:>16}  in registers, and expanded ahead, at most", bytes(8 * cost.live_words))?;
         writeln!(
             f,
-            "\npredicted, not measured, for {:.1} ms one way, {:.0} Mbit/s and {MULTIPLY_ADDS_PER_SECOND:.0e} multiply-adds and {WORDS_PER_SECOND:.1e} words a second",
+            "\npredicted, not measured, for {:.1} ms one way, {:.0} Mbit/s and {MULTIPLY_ADDS_PER_SECOND:.0e} multiply-adds ({MATRIX_MULTIPLY_ADDS_PER_SECOND:.0e} in matrix products) and {WORDS_PER_SECOND:.0e} words a second",
             latency.as_secs_f64() * 1e3,
             bandwidth / 1e6,
         )?;
@@ -407,15 +470,18 @@ mod tests {
     #[test]
     fn seconds_follow_what_is_stated() {
         let cost = program().plan(Roster::spdz(3).unwrap()).unwrap().cost();
-        assert_eq!((cost.checks, cost.exchanges), (1, cost.rounds + 1 + 7));
+        assert_eq!((cost.checks, cost.exchanges), (1, cost.rounds + 2 + 7));
         let near = cost.seconds(Duration::ZERO, 1e9);
         let far = cost.seconds(Duration::from_millis(50), 1e9);
         assert!((far - near - 0.05 * cost.exchanges as f64).abs() < 1e-9);
         assert!(cost.seconds(Duration::ZERO, 1e6) > near);
         let shamir = program().plan(Roster::shamir(4, 1).unwrap()).unwrap().cost();
-        assert_eq!((shamir.checks, shamir.exchanges), (0, shamir.rounds + 2));
+        assert_eq!((shamir.checks, shamir.exchanges), (0, shamir.rounds + 3));
         assert!(shamir.stream_words < cost.stream_words);
         assert!(shamir.live_words > 0 && shamir.expanded_words > 0 && shamir.multiply_adds > 0);
+        // Two products an iteration, and the tables of the sigmoid.
+        assert!(shamir.matrix_multiply_adds >= 3 * 2 * 4 * 3);
+        assert!(shamir.expanded_ahead <= shamir.expanded_words && cost.output_words == 2 * (3 + 3));
     }
 
     #[test]

@@ -347,7 +347,7 @@ mod tests {
         let x = b.input("x", "alice", Type::int(-1..=1), [3]);
         b.output("y", "alice", &(&x + &x));
         let cost = b.finish().unwrap().plan_with(Roster::shamir(4, 1).unwrap(), planning).unwrap().cost();
-        assert_eq!((cost.checks, cost.king_rounds, cost.exchanges), (0, 0, 2));
+        assert_eq!((cost.checks, cost.king_rounds, cost.exchanges), (0, 0, 3));
     }
 
     #[test]

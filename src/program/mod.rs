@@ -27,7 +27,10 @@ mod types;
 
 pub use builder::{Builder, Tensor};
 pub use check::{MAX_NAME, MAX_REPEAT, MAX_SHIFT, MAX_THRESHOLDS, MAX_VALUES};
-pub use cost::{Cost, MULTIPLY_ADDS_PER_SECOND, Report, WORDS_PER_SECOND};
+pub use cost::{
+    Cost, LINK_BYTES_PER_SECOND, MATRIX_MULTIPLY_ADDS_PER_SECOND, MULTIPLY_ADDS_PER_SECOND, OUTPUT_WORDS_PER_SECOND,
+    Report, SECONDS_PER_EXCHANGE, SECONDS_PER_JOB, WORDS_PER_SECOND,
+};
 pub use dry_run::{DryRun, MAX_DRY_ELEMENTS, Seen};
 pub use error::ProgramError;
 pub use graph::{MAX_DEPTH, Signature, Type};

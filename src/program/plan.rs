@@ -12,6 +12,10 @@ use crate::sharing::packed;
 pub use crate::sharing::packed::{BitLeaf, MSB};
 use crate::tensor::{Dims, Shape, View};
 
+/// Words that a node may expand before they are drawn, at most: 64 MiB. They
+/// count as alive in [`Cost::live_words`](crate::program::Cost::live_words).
+pub const AHEAD_WORDS: u64 = 1 << 23;
+
 /// A secret register: written once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Sec(pub u32);
@@ -473,6 +477,23 @@ impl Plan {
     /// Whether any word is opened by a king, so that a check ends the job.
     pub fn has_kings(&self) -> bool {
         self.rounds.iter().any(|round| round.king)
+    }
+
+    /// Words that a share of a word takes in memory: with its MAC in SPDZ.
+    pub fn words_per_share(&self) -> u64 {
+        if self.roster.scheme() == Scheme::Spdz { 2 } else { 1 }
+    }
+
+    /// The pseudorandom words that a step draws at one node, as they lie in
+    /// memory: shares of inputs and material with their MACs, zero sharings.
+    /// Packed bits, which are drawn on the host, are none.
+    pub fn drawn_words(&self, prim: &Prim) -> u64 {
+        let words = match prim {
+            Prim::Input { out, .. } | Prim::Draw { out, .. } => self.sec_lens[out.0 as usize],
+            Prim::OpenProduct { out, .. } => self.pub_lens[out.0 as usize],
+            _ => 0,
+        };
+        words as u64 * self.words_per_share()
     }
 
     /// The steps of a round on packed bits.

@@ -9,10 +9,12 @@ mod dealer;
 mod decode;
 pub mod packed;
 mod prss;
+mod raw;
 mod shamir;
 mod spdz;
 
 pub use dealer::{Dealer, KeyHash, OutputError, SlotKeys, Verified, job_keys};
+pub use raw::Raw;
 pub use shamir::{Product, Shamir, ShamirDealer, Share};
 pub use spdz::{AuthShare, MaskedMatrix, NoProduct, Spdz, SpdzDealer};
 
@@ -209,12 +211,18 @@ pub trait Sharing: Send + Sync + 'static {
         b: &Self::Secret,
     ) -> Self::Secret;
 
-    /// Draws n words of material at an address: pseudorandom shares, corrected
-    /// by Δ. `dealt` says whether the value itself is dealt (Δ holds n words of
-    /// value corrections) or uniform; SPDZ has n words of MAC corrections after
-    /// them in both cases. Δ must have [`Sharing::delta_words`] words. The
-    /// address's domain is set here, whatever it says.
-    fn draw(&self, address: Address, n: usize, dealt: bool, delta: Delta<'_>) -> Self::Secret;
+    /// This node's n pseudorandom words at an address, nothing of them expanded
+    /// yet. The address's domain is set here, whatever it says.
+    fn raw(&self, address: Address, n: usize) -> Raw<Self::Backend>;
+    /// Shares made of pseudorandom words by Δ. `dealt` says whether the value
+    /// itself is dealt (Δ holds n words of value corrections) or uniform; SPDZ
+    /// has n words of MAC corrections after them in both cases. Δ must have
+    /// [`Sharing::delta_words`] words.
+    fn correct(&self, raw: Raw<Self::Backend>, dealt: bool, delta: Vec<Fp61>) -> Self::Secret;
+    /// Draws n words of material at an address: both in one.
+    fn draw(&self, address: Address, n: usize, dealt: bool, delta: Delta<'_>) -> Self::Secret {
+        self.correct(self.raw(address, n), dealt, delta.to_vec())
+    }
     /// The words of Δ that a draw of n words takes under a roster.
     fn delta_words(roster: Roster, n: usize, dealt: bool) -> usize
     where
@@ -222,9 +230,15 @@ pub trait Sharing: Send + Sync + 'static {
 
     /// The local product, if the roster has one ([`Roster::local_products`]).
     fn product(&self, dims: Dims, x: &Self::Secret, y: &Self::Secret) -> Self::Product;
-    /// The share to send of x·y + mask + \[0\]_2t; the zero sharing comes from
-    /// `zero` (domain [`Domain::Zero`]) and cannot be left out.
-    fn masked_product(&self, product: Self::Product, mask: &Self::Secret, zero: Address) -> Words<Self>;
+    /// This node's share of n zeros of degree 2t, nothing of it expanded yet.
+    /// The address's domain is set here ([`Domain::Zero`](crate::prg::Domain::Zero)).
+    ///
+    /// # Panics
+    /// Like [`Sharing::product`], where the scheme has none.
+    fn zeros(&self, address: Address, n: usize) -> Raw<Self::Backend>;
+    /// The share to send of x·y + mask + \[0\]_2t; the zero sharing
+    /// ([`Sharing::zeros`], as long as the product) cannot be left out.
+    fn masked_product(&self, product: Self::Product, mask: &Self::Secret, zeros: Raw<Self::Backend>) -> Words<Self>;
 
     /// The share to send of c + D·b + a·E + D·E + mask: a Beaver product that
     /// is opened at once under its mask (SPDZ: values alone, without MACs).

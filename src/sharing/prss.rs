@@ -22,9 +22,8 @@ use std::collections::BTreeMap;
 
 use zeroize::Zeroizing;
 
-use crate::backend::Backend;
 use crate::field::{Fp61, slice};
-use crate::prg::{Address, Domain, PrgKey};
+use crate::prg::{Address, Domain, PrgKey, Stream};
 use crate::roster::{Roster, Slot, Subset};
 
 /// One node's end: its keys, each with f_A at the node's point.
@@ -45,30 +44,23 @@ impl Prss {
         }
     }
 
-    /// This node's share of n pseudorandom words, degree t, plus a correction
-    /// if one is given. Costs n words of expansion per key.
-    pub(super) fn random<B: Backend>(
-        &self,
-        backend: &B,
-        address: Address,
-        n: usize,
-        delta: Option<&B::Words>,
-    ) -> B::Words {
+    /// The streams of this node's share of pseudorandom words, degree t, each
+    /// with its coefficient. Costs one word of expansion per key and word.
+    pub(super) fn random(&self, address: Address) -> Vec<(Fp61, Stream)> {
         let address = Address { domain: Domain::Value, ..address };
-        let streams: Vec<_> = self.keys.iter().map(|(at, key)| (*at, key.stream(address))).collect();
-        backend.expand(n, &streams, delta)
+        self.keys.iter().map(|(at, key)| (*at, key.stream(address))).collect()
     }
 
-    /// `add` plus this node's share of n zeros, degree 2t. The t independent words per
-    /// key are t parts of the address in the domain of zeros. Costs n·t words
-    /// of expansion per key.
-    pub(super) fn zero<B: Backend>(&self, backend: &B, address: Address, n: usize, add: &B::Words) -> B::Words {
+    /// The streams of this node's share of zeros, degree 2t. The t independent words per
+    /// key are t parts of the address in the domain of zeros. Costs t words
+    /// of expansion per key and word.
+    pub(super) fn zero(&self, address: Address) -> Vec<(Fp61, Stream)> {
         let mut streams = Vec::with_capacity(self.keys.len() * self.powers.len());
         for (part, power) in (0..).zip(&self.powers) {
             let address = Address { domain: Domain::Zero, part, ..address };
             streams.extend(self.keys.iter().map(|(at, key)| (*at * *power, key.stream(address))));
         }
-        backend.expand(n, &streams, Some(add))
+        streams
     }
 }
 

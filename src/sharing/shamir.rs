@@ -15,7 +15,7 @@ use super::dealer::{Dealer, KeyHash, OutputError, SlotKeys, Verified};
 use super::decode::{self, Code};
 use super::packed::Replicated;
 use super::prss::{self, Prss};
-use super::{DecodeError, Decoded, Delta, Sharing, SharingError};
+use super::{DecodeError, Decoded, Raw, Sharing, SharingError};
 use crate::backend::{Backend, cpu::Cpu};
 use crate::field::Fp61;
 use crate::prg::{Address, Domain, PrgKey};
@@ -163,10 +163,14 @@ impl<B: Backend> Sharing for Shamir<B> {
         Share(self.backend.beaver(dims, &c.0, d, e, &a.0, &b.0, Fp61::ONE))
     }
 
-    fn draw(&self, address: Address, n: usize, dealt: bool, delta: Delta<'_>) -> Self::Secret {
-        assert_eq!(delta.len(), Self::delta_words(self.roster, n, dealt), "Δ has the length that the plan states");
-        let delta = dealt.then(|| self.backend.load(delta.to_vec()));
-        Share(self.prss.random(&self.backend, address, n, delta.as_ref()))
+    fn raw(&self, address: Address, n: usize) -> Raw<B> {
+        Raw::new(Domain::Value, n, [self.prss.random(address)])
+    }
+    fn correct(&self, raw: Raw<B>, dealt: bool, delta: Vec<Fp61>) -> Self::Secret {
+        assert_eq!(delta.len(), Self::delta_words(self.roster, raw.len(), dealt), "Δ is as long as the plan states");
+        let delta = dealt.then(|| self.backend.load(delta));
+        let [words] = raw.plus(&self.backend, Domain::Value, [delta.as_ref()]);
+        Share(words)
     }
     fn delta_words(_roster: Roster, n: usize, dealt: bool) -> usize {
         if dealt { n } else { 0 }
@@ -175,9 +179,12 @@ impl<B: Backend> Sharing for Shamir<B> {
     fn product(&self, dims: Dims, x: &Self::Secret, y: &Self::Secret) -> Self::Product {
         Product { dims, x: x.0.clone(), y: y.0.clone() }
     }
-    fn masked_product(&self, product: Self::Product, mask: &Self::Secret, zero: Address) -> B::Words {
+    fn zeros(&self, address: Address, n: usize) -> Raw<B> {
+        Raw::new(Domain::Zero, n, [self.prss.zero(address)])
+    }
+    fn masked_product(&self, product: Self::Product, mask: &Self::Secret, zeros: Raw<B>) -> B::Words {
         let Product { dims, x, y } = product;
-        let mask = self.prss.zero(&self.backend, zero, dims.lens().2, &mask.0);
+        let [mask] = zeros.plus(&self.backend, Domain::Zero, [Some(&mask.0)]);
         self.backend.product(dims, &x, &y, Some(&mask))
     }
     fn masked_beaver(

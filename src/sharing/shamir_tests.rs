@@ -164,7 +164,9 @@ proptest! {
         let (sx, sy) = (world.deal(&x), world.deal(&y));
         let (r, mask) = world.uniform(out);
         let zero = world.address();
-        let opening = world.each(|i, node| node.masked_product(node.product(dims, &sx[i], &sy[i]), &mask[i], zero));
+        let opening = world.each(|i, node| {
+            node.masked_product(node.product(dims, &sx[i], &sy[i]), &mask[i], node.zeros(zero, out))
+        });
         prop_assert_eq!(world.decode(Degree::TwoT, &opening), add(&product(dims, &x, &y), &r));
     }
 }
@@ -203,7 +205,8 @@ fn the_zero_sharing_hides_the_product_polynomial() {
     let (r, mask) = world.uniform(1);
     let open = |world: &World<Shamir<Cpu>>, zero: Address| {
         let dims = Dims::Elementwise(1);
-        let shares = world.each(|i, node| node.masked_product(node.product(dims, &sx[i], &sy[i]), &mask[i], zero));
+        let shares = world
+            .each(|i, node| node.masked_product(node.product(dims, &sx[i], &sy[i]), &mask[i], node.zeros(zero, 1)));
         assert_eq!(world.decode(Degree::TwoT, &shares), [x[0] * y[0] + r[0]]);
         shares.iter().map(|share| world.cpu.read(share).unwrap()[0]).collect::<Vec<_>>()
     };
@@ -230,7 +233,7 @@ fn leading_coefficients_are_uniform() {
     let zero = world.address();
     let products = world.each(|i, node| {
         let product = node.product(Dims::Elementwise(SAMPLES), &nothing[i], &nothing[i]);
-        node.masked_product(product, &nothing[i], zero)
+        node.masked_product(product, &nothing[i], node.zeros(zero, SAMPLES))
     });
     let drawn = world.each(|i, node| node.opening(&drawn[i]));
     for (shares, degree) in [(drawn, Degree::T), (products, Degree::TwoT)] {

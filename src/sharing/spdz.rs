@@ -13,7 +13,7 @@
 use zeroize::Zeroizing;
 
 use super::dealer::{Dealer, KeyHash, OutputError, SlotKeys, Verified, by_slot};
-use super::{DecodeError, Decoded, Delta, Sharing, SharingError, decode};
+use super::{DecodeError, Decoded, Raw, Sharing, SharingError, decode};
 use crate::backend::{Backend, BackendError};
 use crate::field::{Fp61, slice};
 use crate::prg::{Address, Domain, PrgKey, Stream};
@@ -256,15 +256,19 @@ impl<B: Backend> Sharing for Spdz<B> {
         }
     }
 
-    fn draw(&self, address: Address, n: usize, dealt: bool, delta: Delta<'_>) -> Self::Secret {
-        assert_eq!(delta.len(), Self::delta_words(self.roster, n, dealt), "Δ has the length that the plan states");
+    fn raw(&self, address: Address, n: usize) -> Raw<B> {
+        let stream = |domain| vec![(Fp61::ONE, self.stream(domain, address))];
+        Raw::new(Domain::Value, n, [stream(Domain::Value), stream(Domain::Mac)])
+    }
+    fn correct(&self, raw: Raw<B>, dealt: bool, mut delta: Vec<Fp61>) -> Self::Secret {
+        let n = raw.len();
+        assert_eq!(delta.len(), Self::delta_words(self.roster, n, dealt), "Δ is as long as the plan states");
         // Corrections are public constants: the first slot adds them.
-        let draw = |domain, delta: &[Fp61]| {
-            let delta = (self.slot.0 == 1 && !delta.is_empty()).then(|| self.backend.load(delta.to_vec()));
-            self.backend.expand(n, &[(Fp61::ONE, self.stream(domain, address))], delta.as_ref())
-        };
-        let (values, macs) = delta.split_at(delta.len() - n);
-        AuthShare { value: draw(Domain::Value, values), mac: draw(Domain::Mac, macs) }
+        let load = |delta: Vec<Fp61>| (self.slot.0 == 1 && !delta.is_empty()).then(|| self.backend.load(delta));
+        let macs = load(delta.split_off(delta.len() - n));
+        let values = load(delta);
+        let [value, mac] = raw.plus(&self.backend, Domain::Value, [values.as_ref(), macs.as_ref()]);
+        AuthShare { value, mac }
     }
     fn delta_words(_roster: Roster, n: usize, dealt: bool) -> usize {
         if dealt { 2 * n } else { n }
@@ -276,7 +280,12 @@ impl<B: Backend> Sharing for Spdz<B> {
     fn product(&self, _: Dims, _: &Self::Secret, _: &Self::Secret) -> NoProduct {
         panic!("SPDZ has no local products: the plan is not for this roster")
     }
-    fn masked_product(&self, product: NoProduct, _: &Self::Secret, _: Address) -> B::Words {
+    /// # Panics
+    /// Always, like [`Sharing::product`].
+    fn zeros(&self, _: Address, _: usize) -> Raw<B> {
+        panic!("SPDZ has no zero sharings: the plan is not for this roster")
+    }
+    fn masked_product(&self, product: NoProduct, _: &Self::Secret, _: Raw<B>) -> B::Words {
         match product {}
     }
     /// Values alone: the MACs of a matrix product are made inside the check

@@ -32,6 +32,9 @@ const TASK: usize = 1 << 14;
 /// Words that a task takes through all terms of a combination before it goes
 /// on, so that they stay in the first cache.
 const STRIP: usize = 1 << 9;
+/// Words, counted for each stream, that are expanded ahead in one piece: one to
+/// four milliseconds of one thread.
+const PIECE: usize = 1 << 19;
 
 /// The CPU, through rayon's global pool.
 #[derive(Clone, Copy, Debug, Default)]
@@ -113,29 +116,25 @@ impl Backend for Cpu {
         views::apply(view, inputs)
     }
     fn expand(&self, n: usize, streams: &[(Fp61, Stream)], add: Option<&Words>) -> Words {
-        let machine = Machine::best();
         let add = add.map(|add| checked(add, n));
-        build(n, 1, |first, out| {
-            let mut readers: Vec<_> = streams.iter().map(|(k, s)| (*k, s.reader(first as u64))).collect();
-            let mut words = [Fp61::ZERO; STRIP];
-            for (strip, out) in out.chunks_mut(STRIP).enumerate() {
-                // Without a sum to start from, the first stream is not added but written.
-                let (head, rest) = readers.split_at_mut(usize::from(add.is_none()).min(streams.len()));
-                if let Some(add) = add {
-                    out.copy_from_slice(&add[first + strip * STRIP..][..out.len()]);
-                }
-                for (k, stream) in head {
-                    stream.fill(out);
-                    machine.scale(out, *k);
-                }
-                for (k, stream) in rest {
-                    let words = &mut words[..out.len()];
-                    stream.fill(words);
-                    machine.add_scaled(out, *k, words);
-                }
-            }
-            words.as_mut_slice().zeroize();
-        })
+        build(n, 1, |first, out| expand(first, out, streams, add))
+    }
+    fn expand_more(&self, n: usize, streams: &[(Fp61, Stream)], so_far: Option<(Words, usize)>) -> (Words, usize) {
+        let (mut words, done) = so_far.unwrap_or_else(|| (Wiped::zeros(n).into(), 0));
+        let piece = (PIECE / streams.len().max(1)).max(STRIP).min(n - done);
+        let made = Arc::get_mut(&mut words.0).expect("a vector in the making is nobody else's");
+        fill(&mut made[done..done + piece], 1, |first, out| expand(done + first, out, streams, None));
+        (words, done + piece)
+    }
+    fn add(&self, mut words: Words, add: &Words) -> Words {
+        let machine = Machine::best();
+        let n = self.len(&words);
+        let Some(sum) = Arc::get_mut(&mut words.0) else {
+            return self.linear(n, &[(Fp61::ONE, &words), (Fp61::ONE, add)], Fp61::ZERO);
+        };
+        let add = checked(add, n);
+        fill(sum, 1, |first, out| machine.add_scaled(out, Fp61::ONE, &add[first..first + out.len()]));
+        words
     }
     fn beaver(&self, dims: Dims, c: &Words, d: &Words, e: &Words, a: &Words, b: &Words, k: Fp61) -> Words {
         let (left, right, len) = dims.lens();
@@ -229,13 +228,42 @@ fn checked(words: &Words, len: usize) -> &[Fp61] {
 /// index of its first word and its words, which are 0.
 fn build(n: usize, unit: usize, task: impl Fn(usize, &mut [Fp61]) + Sync) -> Words {
     let mut out = Wiped::zeros(n);
+    fill(&mut out, unit, task);
+    out.into()
+}
+
+/// Computes on words in such tasks.
+fn fill(out: &mut [Fp61], unit: usize, task: impl Fn(usize, &mut [Fp61]) + Sync) {
     let len = (TASK / unit).max(1) * unit;
-    if n <= len {
-        task(0, &mut out);
+    if out.len() <= len {
+        task(0, out);
     } else {
         out.par_chunks_mut(len).enumerate().for_each(|(i, out)| task(i * len, out));
     }
-    out.into()
+}
+
+/// out = Σ k·stream (+ add), from word `first` on.
+fn expand(first: usize, out: &mut [Fp61], streams: &[(Fp61, Stream)], add: Option<&[Fp61]>) {
+    let machine = Machine::best();
+    let mut readers: Vec<_> = streams.iter().map(|(k, s)| (*k, s.reader(first as u64))).collect();
+    let mut words = [Fp61::ZERO; STRIP];
+    for (strip, out) in out.chunks_mut(STRIP).enumerate() {
+        // Without a sum to start from, the first stream is not added but written.
+        let (head, rest) = readers.split_at_mut(usize::from(add.is_none()).min(streams.len()));
+        if let Some(add) = add {
+            out.copy_from_slice(&add[first + strip * STRIP..][..out.len()]);
+        }
+        for (k, stream) in head {
+            stream.fill(out);
+            machine.scale(out, *k);
+        }
+        for (k, stream) in rest {
+            let words = &mut words[..out.len()];
+            stream.fill(words);
+            machine.add_scaled(out, *k, words);
+        }
+    }
+    words.as_mut_slice().zeroize();
 }
 
 #[cfg(test)]

@@ -12,10 +12,10 @@ use crate::field::{Fp61, zeros};
 
 /// Shorter vectors are left to the allocator.
 const LEAST: usize = 1 << 14;
-/// Words that a pool may hold while nothing is in use: 32 MiB. Otherwise it may
+/// Words that a pool may hold while nothing is in use: 16 MiB. Otherwise it may
 /// hold as much as is in use, so that a job of large tensors finds their pages
 /// again, and a job that has ended leaves little.
-const IDLE: usize = 1 << 22;
+const IDLE: usize = 1 << 21;
 
 /// Vectors that wait, and what they have to be measured by.
 pub struct Pool<W> {

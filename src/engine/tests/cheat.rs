@@ -11,7 +11,7 @@ use crate::engine::{Owed, Verify};
 use crate::field::Fp61;
 use crate::prg::Address;
 use crate::roster::{Degree, Roster, Slot};
-use crate::sharing::{AuthShare, DecodeError, Decoded, Delta, Sharing, Spdz};
+use crate::sharing::{AuthShare, DecodeError, Decoded, Raw, Sharing, Spdz};
 use crate::tensor::{Dims, View};
 use crate::transcript::Coin;
 
@@ -97,8 +97,11 @@ impl Sharing for Cheat {
     fn beaver(&self, dims: Dims, c: &Secret, d: &Words, e: &Words, a: &Secret, b: &Secret) -> Secret {
         self.honest.beaver(dims, c, d, e, a, b)
     }
-    fn draw(&self, address: Address, n: usize, dealt: bool, delta: Delta<'_>) -> Secret {
-        self.honest.draw(address, n, dealt, delta)
+    fn raw(&self, address: Address, n: usize) -> Raw<Cpu> {
+        self.honest.raw(address, n)
+    }
+    fn correct(&self, raw: Raw<Cpu>, dealt: bool, delta: Vec<Fp61>) -> Secret {
+        self.honest.correct(raw, dealt, delta)
     }
     fn delta_words(roster: Roster, n: usize, dealt: bool) -> usize {
         Spdz::<Cpu>::delta_words(roster, n, dealt)
@@ -106,8 +109,11 @@ impl Sharing for Cheat {
     fn product(&self, dims: Dims, x: &Secret, y: &Secret) -> Self::Product {
         self.honest.product(dims, x, y)
     }
-    fn masked_product(&self, product: Self::Product, mask: &Secret, zero: Address) -> Words {
-        self.honest.masked_product(product, mask, zero)
+    fn zeros(&self, address: Address, n: usize) -> Raw<Cpu> {
+        self.honest.zeros(address, n)
+    }
+    fn masked_product(&self, product: Self::Product, mask: &Secret, zeros: Raw<Cpu>) -> Words {
+        self.honest.masked_product(product, mask, zeros)
     }
     fn decode(&self, degree: Degree, from: &[Slot], shares: &[Words]) -> Result<Decoded<Words>, DecodeError> {
         self.honest.decode(degree, from, shares)

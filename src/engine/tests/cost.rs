@@ -16,7 +16,8 @@ fn the_wire_is_what_the_plan_predicts() {
             let sent: usize = own.iter().map(|f| f.encode().len()).sum();
             assert_eq!(sent as u64, cost.sent_bytes, "{roster}, {slot}");
             let exchanges = own.iter().filter(|f| f.header.kind != Kind::Segment).count() as u64;
-            assert_eq!(exchanges, cost.exchanges * (u64::from(roster.nodes()) - 1), "{roster}, {slot}");
+            // That all are ready is not the engine's to say.
+            assert_eq!(exchanges, (cost.exchanges - 1) * (u64::from(roster.nodes()) - 1), "{roster}, {slot}");
         }
     }
 }

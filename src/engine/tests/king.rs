@@ -157,7 +157,8 @@ fn the_wire_of_kings_is_what_the_plan_predicts() {
                 assert_eq!(sent, plan.sent_bytes(slot), "{roster}, {slot}");
                 most = most.max(sent);
                 let exchanges = own.iter().filter(|f| f.header.kind != Kind::Segment).count() as u64;
-                assert_eq!(exchanges, cost.exchanges * peers, "{roster}, {slot}");
+                // That a node is ready is not the engine's to say.
+                assert_eq!(exchanges, (cost.exchanges - 1) * peers, "{roster}, {slot}");
             }
             assert_eq!(most, cost.sent_bytes, "{roster}");
         }

@@ -1,4 +1,5 @@
 mod absent;
+mod ahead;
 mod attacks;
 mod cheat;
 mod cost;

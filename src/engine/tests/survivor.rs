@@ -63,7 +63,12 @@ impl Party for Doomed {
             ));
         }
         *self.lost.lock().unwrap() |= self.survivor.is_rebuilt();
+        // What lies ready on a device that is lost is of no use to the next party.
+        while self.events % 3 == 1 && self.ahead() {}
         actions
+    }
+    fn ahead(&mut self) -> bool {
+        self.survivor.ahead()
     }
     fn progress(&self) -> (usize, usize) {
         self.survivor.progress()

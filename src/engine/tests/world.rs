@@ -24,6 +24,9 @@ pub enum Verdict {
     Swallow,
 }
 
+/// A round, the transcript after it, and its opened words.
+pub type Logged = (usize, [u8; 32], Vec<Fp61>);
+
 type Adversary<'a> = Box<dyn FnMut(&mut Frame) -> Verdict + 'a>;
 
 pub struct World<'a> {
@@ -42,7 +45,7 @@ pub struct World<'a> {
     pub segment_for: Box<dyn FnMut(Slot, u32, &mut Vec<u8>) + 'a>,
     pub adversary: Adversary<'a>,
     /// what each node keeps of opened words: round, transcript, words
-    pub logs: BTreeMap<Slot, Vec<(usize, [u8; 32], Vec<Fp61>)>>,
+    pub logs: BTreeMap<Slot, Vec<Logged>>,
     /// what a node waits for with a deadline
     pub armed: BTreeMap<Slot, u32>,
     /// nodes that asked for what they may have missed
@@ -50,6 +53,8 @@ pub struct World<'a> {
     /// nodes that are not there: nothing reaches them or comes from them
     pub down: BTreeSet<Slot>,
     order: Choices,
+    /// parties expand some pieces ahead before events
+    pub ahead: Option<Choices>,
 }
 
 pub fn job_of(
@@ -119,6 +124,7 @@ impl<'a> World<'a> {
             behind: BTreeSet::new(),
             down: BTreeSet::new(),
             order: Choices(seed),
+            ahead: None,
         }
     }
 
@@ -166,7 +172,12 @@ impl<'a> World<'a> {
         if self.outcomes.contains_key(&slot) && !matches!(event, Event::Resend { .. }) {
             return;
         }
-        let actions = match self.parties[slot.index()].step(event) {
+        let party = &mut self.parties[slot.index()];
+        let pieces = self.ahead.as_mut().map_or(0, |choices| choices.below(5));
+        for _ in 0..pieces {
+            party.ahead();
+        }
+        let actions = match party.step(event) {
             Ok(actions) => actions,
             Err(error) => {
                 self.outcomes.insert(slot, Err(error));
