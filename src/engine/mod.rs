@@ -318,7 +318,7 @@ impl<S: Verify> Engine<S> {
         let bits = bits.iter().map(|(prim, words)| (*prim, 0, Degree::T, &words[..]));
         self.transcript.absorb_batch(self.round as u32, batch.chain(bits));
         if self.replays {
-            let words = host.iter().flat_map(|words| words.iter().copied()).collect();
+            let words = host.iter().map(|words| &words[..]).collect::<Vec<_>>().concat();
             out.push(Action::Log { round: self.round, transcript: self.transcript.digest(), words });
         }
         drop(host);

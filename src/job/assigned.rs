@@ -217,8 +217,9 @@ impl Conclusion {
                 }
             };
             let cipher: Sealed = seal_with(&info, plain, &mut &mut *rng)?;
+            let plain_bytes = plain.len();
             drop(share);
-            sealed.push(ByteBuf::from(postcard::to_stdvec(&cipher).expect("bytes always encode")));
+            sealed.push(ByteBuf::from(super::encode_long(&cipher, plain_bytes)));
         }
         let receipt = Receipt {
             protocol: PROTOCOL,
@@ -241,7 +242,7 @@ impl Conclusion {
 impl Concluded {
     /// The wire and file form.
     pub fn to_bytes(&self) -> Vec<u8> {
-        postcard::to_stdvec(self).expect("plain data always encodes")
+        super::encode_long(self, self.sealed.iter().map(|sealed| sealed.len() + 10).sum())
     }
 
     /// Reads the wire form; refuses bytes left over. Nothing in it is relied

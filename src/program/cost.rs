@@ -365,6 +365,11 @@ impl fmt::Display for Report<'_> {
             Scheme::Spdz => "private and correct if one of them is honest, but any of them can stop it".to_owned(),
         };
         writeln!(f, "{roster}: {} nodes; {stands}", roster.nodes())?;
+        let again = if plan.replays() { "can be started again in mid-job" } else { "ends the job" };
+        match plan.spare() {
+            0 => writeln!(f, "waits for every node that is lost; one whose process is killed {again}")?,
+            spare => writeln!(f, "goes on without up to {spare} lost nodes; one whose process is killed {again}")?,
+        }
         writeln!(f, "\ninputs")?;
         for i in &plan.inputs {
             writeln!(f, "  {:<20} {:<12} {}, given by {}", i.name, i.shape.to_string(), i.ty, i.owner)?;
