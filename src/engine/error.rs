@@ -101,6 +101,11 @@ pub enum EngineError {
         /// of what
         what: Kind,
     },
+    /// This node's own share does not fit those of the others.
+    #[error(
+        "this node's own share is off the polynomial of the others: its device computes wrongly or its disk was changed, so it must leave the job"
+    )]
+    OwnShare,
     /// More nodes lied over the job than the threshold allows for.
     #[error("wrong shares came from {}, more nodes than the threshold: nothing can be relied on, the job ends", list(.blamed))]
     TooManyLiars {

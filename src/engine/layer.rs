@@ -20,6 +20,9 @@ pub(super) struct Layer {
     next: Voucher,
 }
 
+/// A step, what it waited for, and its vouched words.
+pub(super) type ToldStep = (u32, Waiting, Vec<u64>);
+
 /// How many words of one step come whole, and by halves.
 struct Expected {
     whole: usize,
@@ -67,7 +70,7 @@ impl Layer {
         round: usize,
         own: Slot,
         heard: impl Fn(Slot) -> Told,
-    ) -> Result<Vec<(u32, Waiting, Vec<u64>)>, EngineError> {
+    ) -> Result<Vec<ToldStep>, EngineError> {
         let Told::Words(words) = heard(after(own, 1)) else { unreachable!("checked when it came") };
         let (mut whole, mut halves) =
             (Voucher::new(manifest, round, own, Kind::Whole), Voucher::new(manifest, round, own, Kind::Halves));

@@ -229,28 +229,18 @@ impl<S: Verify> Engine<S> {
         self.exchange(kind, body, Own::Shares(shares, layer), Some(record), out)
     }
 
-    /// The shares of a round are there, of all nodes or of enough.
-    fn end_round(
-        &mut self,
-        shares: Vec<Words<S>>,
-        layer: Option<Box<Layer>>,
-        bodies: Vec<(Slot, Body)>,
-        out: &mut Vec<Action>,
-    ) -> Step<()> {
-        let plan = Arc::clone(&self.plan);
-        // Before anything else is looked at: a wrong layer ends the job in one way.
-        let told = match layer {
-            Some(layer) => {
-                let heard = |slot: Slot| match bodies.iter().find(|(from, _)| *from == slot) {
-                    Some((_, Body::Packed(_, told))) => told.clone(),
-                    _ => unreachable!("decoded by kind"),
-                };
-                layer.told(&self.manifest, self.round, self.slot(), heard)?
-            }
-            None => Vec::new(),
+    /// What a layer of packed bits told this node, as it was vouched for.
+    fn told(&self, layer: Layer, bodies: &[(Slot, Body)]) -> Step<Vec<layer::ToldStep>> {
+        let heard = |slot: Slot| match bodies.iter().find(|(from, _)| *from == slot) {
+            Some((_, Body::Packed(_, told))) => told.clone(),
+            _ => unreachable!("decoded by kind"),
         };
-        let opened = self.decode(&shares, bodies)?;
-        drop(shares);
+        layer.told(&self.manifest, self.round, self.slot(), heard)
+    }
+
+    /// The words of a round are there, from the shares of all nodes or of enough.
+    fn end_round(&mut self, opened: Vec<Words<S>>, told: Vec<layer::ToldStep>, out: &mut Vec<Action>) -> Step<()> {
+        let plan = Arc::clone(&self.plan);
         let bits: Vec<_> = told
             .into_iter()
             .filter_map(|(prim, waiting, words)| {
@@ -280,6 +270,9 @@ impl<S: Verify> Engine<S> {
             let decoded = sharing.decode(degree, &from, &shares)?;
             wrong.extend(decoded.blamed);
             opened.push(decoded.words);
+        }
+        if wrong.contains(&self.slot()) {
+            return Err(EngineError::OwnShare);
         }
         wrong.into_iter().try_for_each(|slot| self.blame(slot))?;
         Ok(opened)
@@ -333,7 +326,9 @@ impl<S: Verify> Engine<S> {
         let plan = Arc::clone(&self.plan);
         let round = &plan.rounds[self.round];
         self.machine.free(round);
-        if let Some(below) = self.stream.drop_below(round.stream_from) {
+        if let Some(below) = self.stream.drop_below(round.stream_from)
+            && !self.replays
+        {
             out.push(Action::DropSegments { below });
         }
         self.round += 1;
@@ -614,13 +609,21 @@ impl<S: Verify> Engine<S> {
     /// No honest node would have done that: the job goes on without the peer if
     /// it can, and ends otherwise.
     fn fault(&mut self, from: Slot, fault: EngineError, out: &mut Vec<Action>) -> Step<()> {
-        self.blame(from)?;
-        if self.attendance.heard(from) {
+        // That an owner signed two headers for one place is not its nodes' fault.
+        if !matches!(fault, EngineError::Disagree { what: Kind::Segment, .. }) {
+            self.blame(from).map_err(|_| fault.clone())?;
+        }
+        if self.heard_without(from) < self.needed {
             return Err(fault);
         }
+        self.attendance.dismiss(from);
         self.early[from.index()] = None;
         if let State::Persisting(exchange) | State::Exchanging(exchange) = &mut self.state {
             exchange.received[from.index()] = None;
+            // Of those that are left so many have not been tried.
+            if let Some((tried, _)) = &mut exchange.mismatch {
+                *tried = 0;
+            }
         }
         tracing::warn!(%from, %fault, "the job goes on without a node that cheats");
         self.complete(out)
@@ -632,10 +635,15 @@ impl<S: Verify> Engine<S> {
         if self.blamed.len() > usize::from(self.roster().threshold()) {
             return Err(EngineError::TooManyLiars { blamed: self.blamed.iter().copied().collect() });
         }
-        if usize::from(self.roster().nodes()) - self.blamed.len() >= self.needed {
+        if self.heard_without(slot) >= self.needed {
             self.attendance.dismiss(slot);
         }
         Ok(())
+    }
+
+    /// How many nodes, this one among them, are left without a peer that is listened to no more.
+    fn heard_without(&self, slot: Slot) -> usize {
+        self.roster().slots().filter(|other| *other != slot && self.attendance.heard(*other)).count()
     }
 
     /// Goes on if everybody who is waited for has spoken, and enough have.
@@ -669,7 +677,6 @@ impl<S: Verify> Engine<S> {
             }
             _ => None,
         };
-        spoken.iter().for_each(|slot| self.attendance.in_time(*slot));
         let State::Exchanging(exchange) = std::mem::replace(&mut self.state, State::Over) else {
             unreachable!("matched above")
         };
@@ -680,7 +687,9 @@ impl<S: Verify> Engine<S> {
             Kind::Agree => self.begin_round(out),
             Kind::Opening | Kind::Packed => {
                 let Own::Shares(shares, layer) = exchange.own else { unreachable!("set by begin_round") };
-                match (self.end_round(shares, layer, bodies, out), again) {
+                // Before anything else is looked at: a wrong layer ends the job in one way.
+                let told = layer.map_or(Ok(Vec::new()), |layer| self.told(*layer, &bodies))?;
+                match (self.decode(&shares, bodies), again) {
                     (
                         Err(mismatch @ EngineError::Decode(DecodeError::Inconsistent { .. })),
                         Some((body, shares, received)),
@@ -690,7 +699,10 @@ impl<S: Verify> Engine<S> {
                         self.state = State::Exchanging(Exchange { kind, body, own, received, mismatch });
                         Ok(())
                     }
-                    (ended, _) => ended,
+                    (opened, _) => {
+                        spoken.iter().for_each(|slot| self.attendance.in_time(*slot));
+                        self.end_round(opened?, told, out)
+                    }
                 }
             }
             Kind::Gather | Kind::Spread | Kind::Agreed | Kind::Combined => {
@@ -766,8 +778,12 @@ impl<S: Verify> Engine<S> {
             State::Segments => {
                 let until = self.plan.rounds[self.round].stream_until;
                 let index = self.stream.missing(until).unwrap_or_default();
-                if last || self.stream.lacks(index) {
+                if last && self.stream.lacks(index) {
                     return Err(EngineError::OwnerSilent { index });
+                }
+                if last {
+                    let missing = self.stream.silent(index);
+                    return Err(EngineError::Silent { missing, kind: Kind::Segment });
                 }
                 // Reports of peers may be lost.
                 out.push(Action::Behind);
@@ -775,14 +791,15 @@ impl<S: Verify> Engine<S> {
             State::Exchanging(e) => {
                 let silent = |slot: &Slot| *slot != own && e.received[slot.index()].is_none();
                 let missing: Vec<Slot> = self.roster().slots().filter(silent).collect();
-                if last {
-                    let silent = EngineError::Silent { missing, kind: e.kind };
-                    return Err(e.mismatch.clone().map_or(silent, |(_, mismatch)| mismatch));
-                }
+                let silent = EngineError::Silent { missing: missing.clone(), kind: e.kind };
+                let silent = e.mismatch.clone().map_or(silent, |(_, mismatch)| mismatch);
                 missing.into_iter().for_each(|slot| self.attendance.miss(slot));
                 // They may be ahead, or their frames lost.
                 out.push(Action::Behind);
                 self.complete(out)?;
+                if last && token == self.step && matches!(self.state, State::Exchanging(_)) {
+                    return Err(silent);
+                }
             }
             _ => {}
         }

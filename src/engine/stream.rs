@@ -22,6 +22,9 @@ pub(super) struct Stream {
     needed: usize,
     accepted: Headers,
     headers: BTreeMap<u32, CheckedHeader>,
+    /// of all segments that this node has verified, those that were dropped too: a
+    /// peer that comes back needs them all
+    verified: BTreeMap<u32, [u8; 32]>,
     /// digests that nodes reported, until enough have reported one
     reported: BTreeMap<u32, Vec<Option<[u8; 32]>>>,
     agreed: BTreeSet<u32>,
@@ -49,6 +52,7 @@ impl Stream {
             needed,
             accepted: Headers::default(),
             headers: BTreeMap::new(),
+            verified: BTreeMap::new(),
             reported: BTreeMap::new(),
             agreed: BTreeSet::new(),
             loaded: BTreeMap::new(),
@@ -72,6 +76,7 @@ impl Stream {
             return Ok(None);
         }
         self.headers.insert(index, checked);
+        self.verified.insert(index, digest);
         self.report(index, self.slot, digest)?;
         Ok(Some((index, digest)))
     }
@@ -88,7 +93,7 @@ impl Stream {
                 expected: format!("below {}", self.place.segments()),
             });
         }
-        let own = self.headers.get(&index).map(|header| header.header().digest());
+        let own = self.verified.get(&index).copied();
         if own.is_some_and(|own| own != digest) {
             return Err(EngineError::Disagree { from, what: Kind::Segment });
         }
@@ -110,7 +115,7 @@ impl Stream {
 
     /// Who has reported something else for a segment than this node verified.
     pub(super) fn differing(&self, index: u32) -> Vec<(Slot, EngineError)> {
-        let own = self.headers.get(&index).map(|header| header.header().digest());
+        let own = self.verified.get(&index).copied();
         let reports = self.reported.get(&index).into_iter().flat_map(|reports| self.roster.slots().zip(reports));
         let differs = |(slot, report): (Slot, &Option<[u8; 32]>)| {
             (report.is_some() && *report != own)
@@ -121,12 +126,19 @@ impl Stream {
 
     /// What this node has verified: each segment's index and digest.
     pub(super) fn reports(&self) -> impl Iterator<Item = (u32, [u8; 32])> + '_ {
-        self.headers.iter().map(|(index, header)| (*index, header.header().digest()))
+        self.verified.iter().map(|(index, digest)| (*index, *digest))
     }
 
     /// Whether the owner has not delivered a segment yet.
     pub(super) fn lacks(&self, index: u32) -> bool {
-        !self.headers.contains_key(&index)
+        !self.verified.contains_key(&index)
+    }
+
+    /// Who has not reported a segment that is not agreed yet.
+    pub(super) fn silent(&self, index: u32) -> Vec<Slot> {
+        let reports = self.reported.get(&index);
+        let reported = |slot: &Slot| reports.is_some_and(|reports| reports[slot.index()].is_some());
+        self.roster.slots().filter(|slot| !reported(slot)).collect()
     }
 
     /// The segments that hold words below `until` and were not asked for yet.
