@@ -59,6 +59,11 @@ struct Scene {
 
 impl Scene {
     fn new(nodes: usize) -> Self {
+        Self::with(nodes, &[])
+    }
+
+    /// A scene whose nodes have more in their environment.
+    fn with(nodes: usize, env: &[(&str, &str)]) -> Self {
         let mut scene = Self { directory: tempfile::tempdir().unwrap(), nodes: Vec::new(), keys: Vec::new() };
         let owner = scene.keygen("owner");
         scene.keygen("bob");
@@ -77,7 +82,7 @@ impl Scene {
                 command.arg("node").env("BEAVERDAM_LISTEN", "127.0.0.1:0").env("BEAVERDAM_ALLOW_OWNER", allowed);
                 command.env("BEAVERDAM_KEY", key_file).env("BEAVERDAM_STORE", store).env("BEAVERDAM_LOG", "warn");
             }
-            let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+            let mut child = command.envs(env.iter().copied()).stdout(Stdio::piped()).spawn().unwrap();
             let mut line = String::new();
             BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
             scene.nodes.push(Some(child));
@@ -247,10 +252,8 @@ fn health(address: &str) -> String {
     answer
 }
 
-#[test]
-fn a_node_that_is_killed_in_the_middle_of_a_job_ends_it_and_nothing_is_revealed() {
-    let mut scene = Scene::new(4);
-    // Tens of segments of material, so that it cannot be over before the kill.
+/// A program with its input whose job cannot be over before a node is killed.
+fn long(scene: &Scene) {
     let b = Builder::new();
     let x = b.input("x", "alice", Type::fixed(-1.0..=1.0), [20_000]);
     let square = |_: &Builder, s: &[Tensor]| (vec![(&s[0] * &s[0]).declare("square", -1.0..=1.0)], vec![]);
@@ -258,6 +261,12 @@ fn a_node_that_is_killed_in_the_middle_of_a_job_ends_it_and_nothing_is_revealed(
     b.output("z", "alice", &ends[0]);
     b.finish().unwrap().save(scene.path("long.program")).unwrap();
     scene.write("long.csv", "0.5\n".repeat(20_000));
+}
+
+#[test]
+fn a_node_that_is_killed_and_does_not_come_back_ends_the_job_and_nothing_is_revealed() {
+    let mut scene = Scene::with(4, &[("BEAVERDAM_DEADLINE", "10"), ("BEAVERDAM_PATIENCE", "10")]);
+    long(&scene);
     let (program, input) = (scene.at("long.program"), format!("x={}", scene.at("long.csv")));
     let file = |name| scene.at(name);
     let mut owner = beaverdam()
@@ -289,6 +298,50 @@ fn a_node_that_is_killed_in_the_middle_of_a_job_ends_it_and_nothing_is_revealed(
         while !health(address.trim_matches('"')).contains("\"jobs_running\":0,\"jobs_done\":0,\"jobs_failed\":1") {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_node_that_is_killed_and_started_again_finishes_its_job() {
+    let mut scene = Scene::new(4);
+    long(&scene);
+    let file = |name| scene.at(name);
+    let (program, input) = (file("long.program"), format!("x={}", file("long.csv")));
+    ok(&[
+        "submit",
+        "--program",
+        &program,
+        "--input",
+        &input,
+        "--roster",
+        &file("roster.toml"),
+        "--key",
+        &file("owner.key"),
+        "--ticket",
+        &file("job.ticket"),
+    ]);
+    let roster = scene.read("roster.toml");
+    let address =
+        roster.lines().filter_map(|l| l.strip_prefix("address = ")).nth(2).unwrap().trim_matches('"').to_owned();
+    // The owner has left; the job goes on.
+    assert!(health(&address).contains("\"jobs_running\":1"), "the job was over before the node was killed");
+    let mut victim = scene.nodes[2].take().unwrap();
+    victim.kill().unwrap(); // SIGKILL
+    victim.wait().unwrap();
+    let mut again = beaverdam();
+    again.args(["node", "--listen", &address, "--allow-owner", ok(&["key", &scene.at("owner.key")]).trim()]);
+    again.arg("--key").arg(scene.path("node3.key")).arg("--store").arg(scene.path("node3.store"));
+    scene.nodes[2] = Some(again.args(["--log", "warn"]).stdout(Stdio::null()).spawn().unwrap());
+    while TcpStream::connect(&address).is_err() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let fetch = [scene.job("fetch", "owner.key"), vec!["--wait".into(), "--out".into(), scene.at("results")]].concat();
+    ok(&strs(&fetch));
+    assert!(numbers(&scene.read("results/z.csv")).iter().all(|z| z.abs() < 0.01));
+    let done = |address: &str| health(address).contains("\"jobs_done\":1,\"jobs_failed\":0");
+    while !done(&address) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }
 
@@ -408,7 +461,7 @@ fn help_is_complete() {
         assert!(ok(&["--help"]).contains(command));
     }
     let help = ok(&["node", "--help"]);
-    for variable in ["LISTEN", "KEY", "KEY_SEED", "ALLOW_OWNER", "STORE", "DEADLINE", "MAX_JOBS", "LOG"] {
+    for variable in ["LISTEN", "KEY", "KEY_SEED", "ALLOW_OWNER", "STORE", "DEADLINE", "PATIENCE", "MAX_JOBS", "LOG"] {
         assert!(help.contains(&format!("BEAVERDAM_{variable}")), "{variable}");
     }
     assert!(ok(&["--version"]).contains(env!("CARGO_PKG_VERSION")));

@@ -12,8 +12,10 @@ use beaverdam::job;
 use beaverdam::keys::{PublicKey, SecretKey};
 use beaverdam::net::Limits;
 use beaverdam::node::{self, Allow, Config};
-use beaverdam::owner::{ClientError, Node, Prepared, Progress, Request, cancel, fetch, prepare, read, submit, wait};
-use beaverdam::program::{Builder, Openings, Planning, Program, Type};
+use beaverdam::owner::{
+    ClientError, Node, Prepared, Progress, Request, Results, cancel, fetch, prepare, read, submit, wait,
+};
+use beaverdam::program::{Builder, Openings, Planning, Program, Tensor, Type};
 use beaverdam::roster::{Roster, Slot};
 use beaverdam::store::{JobState, MemoryStore, Store};
 use tokio::net::TcpListener;
@@ -32,9 +34,29 @@ fn serve(allow: Allow, deadline: Duration, max_jobs: usize, store: Arc<dyn Store
 
 fn serve_on(devices: Devices, allow: Allow, deadline: Duration, max_jobs: usize, store: Arc<dyn Store>) -> Served {
     let key = Arc::new(SecretKey::generate().unwrap());
+    serve_at("127.0.0.1:0", key, devices, allow, deadline, max_jobs, store)
+}
+
+fn serve_at(
+    address: &str,
+    key: Arc<SecretKey>,
+    devices: Devices,
+    allow: Allow,
+    deadline: Duration,
+    max_jobs: usize,
+    store: Arc<dyn Store>,
+) -> Served {
     let public = key.public();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let listener = runtime.block_on(async {
+        loop {
+            // The socket of a node that was killed may take a moment to close.
+            match TcpListener::bind(address).await {
+                Ok(listener) => return listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    });
     let address = listener.local_addr().unwrap().to_string();
     let config = Config {
         key,
@@ -42,6 +64,7 @@ fn serve_on(devices: Devices, allow: Allow, deadline: Duration, max_jobs: usize,
         store: store.clone(),
         limits: job::Limits::default(),
         deadline,
+        patience: deadline,
         entropy: Entropy::system(),
         devices: Arc::new(devices),
         net: Limits::default(),
@@ -289,13 +312,16 @@ fn a_node_that_dies_in_the_middle_ends_the_job_everywhere() {
     // Tens of segments: some are still to come when the first is stored.
     let prepared = job(&owner, Roster::shamir(4, 1).unwrap(), &nodes, 20_000, None);
     let mut victim = Some(served.remove(1));
-    let error = runtime()
-        .block_on(submit(&prepared, &owner, &nodes, &Limits::default(), |progress| {
-            if let Progress::Stored { segments: 1.., .. } = progress {
-                victim.take().into_iter().for_each(kill);
-            }
-        }))
-        .unwrap_err();
+    let (run, limits) = (runtime(), Limits::default());
+    let submitted = run.block_on(submit(&prepared, &owner, &nodes, &limits, |progress| {
+        if let Progress::Stored { segments: 1.., .. } = progress {
+            victim.take().into_iter().for_each(kill);
+        }
+    }));
+    // Everything may have been stored in the meantime.
+    let ended =
+        submitted.and_then(|()| run.block_on(wait(&owner, &prepared.ticket(), &nodes, &limits, |_| {})).map(drop));
+    let error = ended.unwrap_err();
     assert!(error.to_string().contains("node 2"), "{error}");
     let nonce = prepared.manifest().manifest().nonce;
     for reason in reasons(&served, nonce) {
@@ -304,6 +330,113 @@ fn a_node_that_dies_in_the_middle_ends_the_job_everywhere() {
     for s in &served {
         assert_eq!(s.store.record(nonce).unwrap(), None);
         assert_eq!(s.store.segments(nonce).unwrap().count, 0);
+    }
+}
+
+/// A job of many rounds, so that it is not over when a node is killed after the first.
+fn long_job(owner: &Arc<SecretKey>, roster: Roster, nodes: &[Node]) -> Prepared {
+    let b = Builder::new();
+    let x = b.input("x", "alice", Type::fixed(-1.0..=1.0), [1000]);
+    let square = |_: &Builder, s: &[Tensor]| (vec![(&s[0] * &s[0]).declare("square", -1.0..=1.0)], vec![]);
+    let (ends, _) = b.repeat(200, std::slice::from_ref(&x), square);
+    b.output("z", "alice", &ends[0]);
+    let program = b.finish().unwrap();
+    let keys: Vec<PublicKey> = nodes.iter().map(|n| n.key).collect();
+    let inputs = BTreeMap::from([("x".to_owned(), vec![-0.5; 1000])]);
+    let expires = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 3600;
+    let request = Request {
+        program: &program,
+        roster,
+        planning: Default::default(),
+        nodes: &keys,
+        inputs: &inputs,
+        readers: &BTreeMap::new(),
+        expires,
+        note: "",
+    };
+    prepare(owner, &request, Entropy::system()).unwrap()
+}
+
+/// Runs a long job and does something once it is in the middle; its results.
+fn disturbed(owner: &Arc<SecretKey>, job: &Prepared, nodes: &[Node], disturb: impl FnOnce() + Send) -> Results {
+    let (run, limits) = (runtime(), Limits::default());
+    run.block_on(submit(job, owner, nodes, &limits, |_| {})).unwrap();
+    let disturb = Mutex::new(Some(disturb));
+    let ticket = job.ticket();
+    let waiting = wait(owner, &ticket, nodes, &limits, |progress| {
+        if let Progress::Round { round: 1.., .. } = progress
+            && let Some(disturb) = disturb.lock().unwrap().take()
+        {
+            // Runtimes are made and ended, which this thread's own does not allow.
+            std::thread::scope(|scope| scope.spawn(disturb).join().unwrap());
+        }
+    });
+    let concluded = run.block_on(waiting).unwrap();
+    assert!(disturb.lock().unwrap().is_none(), "the job was over before anything befell it");
+    let results = read(owner, &ticket, &concluded).unwrap();
+    assert!(results.outputs["z"].iter().all(|z| z.abs() < 0.01), "{:?}", &results.outputs["z"][..3]);
+    results
+}
+
+fn until_finished(store: &dyn Store, nonce: [u8; 32]) {
+    loop {
+        match store.state(nonce).unwrap() {
+            Some(JobState::Running) => std::thread::sleep(Duration::from_millis(20)),
+            Some(JobState::Finished) => return,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_job_that_bears_a_loss_goes_on_without_a_node() {
+    let (owner, roster) = (owner(), Roster::shamir(5, 1).unwrap());
+    let mut served = cluster(5, &only(&owner), PATIENT);
+    let nodes = nodes(&served);
+    let prepared = long_job(&owner, roster, &nodes);
+    let victim = served.remove(1);
+    let results = disturbed(&owner, &prepared, &nodes, || kill(victim));
+    assert!(results.agreed.receipts().iter().all(|receipt| receipt.slot != Slot(2)));
+    for s in &served {
+        until_finished(&*s.store, prepared.manifest().manifest().nonce);
+    }
+}
+
+#[test]
+fn a_node_that_is_killed_and_started_again_takes_part_again() {
+    use beaverdam::store::RedbStore;
+    // The first job goes on meanwhile, the second waits.
+    for roster in [Roster::shamir(5, 1).unwrap(), Roster::shamir(4, 1).unwrap()] {
+        let owner = owner();
+        let mut served = cluster(roster.nodes() - 1, &only(&owner), PATIENT);
+        let (dir, key) = (tempfile::tempdir().unwrap(), Arc::new(SecretKey::generate().unwrap()));
+        let path = dir.path().join("store");
+        let start = |address: &str, store| {
+            let cpu = Devices::new(Choice::Cpu, None);
+            serve_at(address, Arc::clone(&key), cpu, only(&owner), PATIENT, 4, store)
+        };
+        served.insert(1, start("127.0.0.1:0", Arc::new(RedbStore::open(&path).unwrap())));
+        let nodes = nodes(&served);
+        let prepared = long_job(&owner, roster, &nodes);
+        let nonce = prepared.manifest().manifest().nonce;
+        let (victim, address) = (served.remove(1), nodes[1].address.clone());
+        let mut again = None;
+        disturbed(&owner, &prepared, &nodes, || {
+            kill(victim);
+            // What still runs of it holds the store for a moment.
+            let store = loop {
+                match RedbStore::open(&path) {
+                    Ok(store) => break Arc::new(store),
+                    Err(_) => std::thread::sleep(Duration::from_millis(10)),
+                }
+            };
+            assert_eq!(store.interrupted().unwrap().len(), 1, "it was over before the node was killed");
+            again = Some(start(&address, store));
+        });
+        served.extend(again);
+        for s in &served {
+            until_finished(&*s.store, nonce);
+        }
     }
 }
 

@@ -41,9 +41,13 @@ pub struct NodeArgs {
     /// it. Never restore it from a copy, never give it to two nodes
     #[arg(long, value_name = "FILE", env = "BEAVERDAM_STORE", default_value = "beaverdam.store")]
     store: PathBuf,
-    /// Seconds that an owner or another node may keep a job waiting
+    /// Seconds that an owner or another node may keep a job waiting; past them, a
+    /// job goes on without nodes that it can do without
     #[arg(long, value_name = "SECS", env = "BEAVERDAM_DEADLINE", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     deadline: u64,
+    /// Seconds that a job waits for a node that it cannot do without
+    #[arg(long, value_name = "SECS", env = "BEAVERDAM_PATIENCE", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    patience: u64,
     /// Jobs at once; more are refused
     #[arg(long, value_name = "N", env = "BEAVERDAM_MAX_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     max_jobs: u16,
@@ -159,6 +163,7 @@ pub fn run_node(
             ..job::Limits::default()
         },
         deadline: Duration::from_secs(args.deadline),
+        patience: Duration::from_secs(args.patience),
         entropy,
         devices: Arc::new(args.backend.devices()),
         net: net::Limits { shape: args.shape.shape(), ..net::Limits::default() },

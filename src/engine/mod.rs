@@ -83,9 +83,10 @@ pub struct Engine<S: Verify> {
     ahead: BTreeSet<Slot>,
     /// what was opened in the round that is about to begin, if that is known
     known: Option<Known>,
-    /// the frames of the exchange before this one, and of this one: a link that
-    /// breaks may lose both
-    said: [Vec<Frame>; 2],
+    /// the frames of the two exchanges before this one, and of this one. A link that
+    /// breaks may lose the last two. A peer that was killed may even be two exchanges behind,
+    /// because it does not know any more what it had opened in the one between
+    said: [Vec<Frame>; 3],
     /// the last round was taken from [`Known`] words
     skipped: bool,
     /// the job ended well
@@ -158,7 +159,7 @@ impl<S: Verify> Engine<S> {
             early: roster.slots().map(|_| None).collect(),
             ahead: BTreeSet::new(),
             known: None,
-            said: [Vec::new(), Vec::new()],
+            said: [const { Vec::new() }; 3],
             skipped: false,
             done: false,
             plan: job.plan,
@@ -445,7 +446,7 @@ impl<S: Verify> Engine<S> {
         out: &mut Vec<Action>,
     ) -> Step<()> {
         let early = self.next_step();
-        self.said = [take(&mut self.said[1]), Vec::new()];
+        self.said = [take(&mut self.said[1]), take(&mut self.said[2]), Vec::new()];
         let received: Vec<Option<Body>> = self.roster().slots().map(|_| None).collect();
         self.state = State::Persisting(Exchange { kind, body, own, received, mismatch: None });
         for frame in early.into_iter().flatten() {
@@ -477,9 +478,9 @@ impl<S: Verify> Engine<S> {
                 (_, Own::King(king)) if exchange.kind == Kind::Gather => king.given(&self.plan, self.round, own, to),
                 (body, _) => body.clone(),
             };
-            self.said[1].push(Frame { header, body });
+            self.said[2].push(Frame { header, body });
         }
-        out.extend(self.said[1].iter().map(|frame| Action::Send { to: frame.header.to, frame: frame.clone() }));
+        out.extend(self.said[2].iter().map(|frame| Action::Send { to: frame.header.to, frame: frame.clone() }));
         out.push(Action::Arm { token: self.step });
         self.state = State::Exchanging(exchange);
         self.complete(out)

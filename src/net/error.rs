@@ -158,6 +158,12 @@ pub enum NetError {
         /// the slot
         slot: Slot,
     },
+    /// The queue of this slot is full.
+    #[error("no room is left in the queue of {slot}: it does not read what is sent to it")]
+    NoRoom {
+        /// the slot
+        slot: Slot,
+    },
     /// Our own key or the TLS library cannot be used.
     #[error("TLS cannot be set up with our key: {0}; make a new key file")]
     OwnKey(String),

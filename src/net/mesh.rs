@@ -90,6 +90,20 @@ impl LinkMesh {
         });
     }
 
+    /// Queues a frame for a slot if there is room for it.
+    ///
+    /// # Errors
+    /// [`NetError::NoRoom`] if there is none, else as [`Transport::send`].
+    pub fn try_send(&mut self, to: Slot, frame: Message) -> Result<(), NetError> {
+        let peer = self.peers.get(&to).ok_or(NetError::NoLink { slot: to })?;
+        check(to, &frame)?;
+        let cost = frame.len();
+        let Some(room) = peer.outbox.room_for(cost) else { return Err(NetError::NoRoom { slot: to }) };
+        let due = self.limits.shape.as_ref().map(|shape| shape.due(Instant::now(), cost));
+        let queued = Queued { item: Outgoing { frame, due }, _room: Some(room) };
+        peer.outbox.sender.send(queued).map_err(|_| NetError::Unusable { peer: to.to_string() })
+    }
+
     /// The slots that have a link, whether or not it still works.
     pub fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
         self.peers.keys().copied()
@@ -261,6 +275,11 @@ impl<T> Inlet<T> {
         Self { sender, room: Arc::new(Semaphore::new(budget as usize)), budget }
     }
 
+    /// Room, if there is some now.
+    fn room_for(&self, cost: usize) -> Option<OwnedSemaphorePermit> {
+        self.room.clone().try_acquire_many_owned(room_of(self.budget, cost)).ok()
+    }
+
     /// Waits for room; fails if nobody reads any more.
     async fn push(&self, item: T, cost: usize) -> Result<(), ()> {
         let room = tokio::select! {
@@ -274,8 +293,11 @@ impl<T> Inlet<T> {
 /// Room for a frame, and for what it costs beside its bytes; all of it for a
 /// frame that is longer than the whole queue.
 async fn take_room(room: &Arc<Semaphore>, budget: u32, len: usize) -> OwnedSemaphorePermit {
-    let cost = u32::try_from(len).unwrap_or(u32::MAX).saturating_add(64).min(budget);
-    room.clone().acquire_many_owned(cost).await.expect("this semaphore is never closed")
+    room.clone().acquire_many_owned(room_of(budget, len)).await.expect("this semaphore is never closed")
+}
+
+fn room_of(budget: u32, len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX).saturating_add(64).min(budget)
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ impl Message {
         self.len() == 0
     }
     /// In one piece; copied only if it is in two.
-    fn joined(self) -> Bytes {
+    pub(crate) fn joined(self) -> Bytes {
         if self.body.is_empty() { self.head } else { [&self.head[..], &self.body].concat().into() }
     }
 }

@@ -44,6 +44,7 @@ async fn cluster(n: u8, deadline: Duration) -> Cluster {
             store,
             limits: job::Limits::default(),
             deadline,
+            patience: deadline,
             entropy: Entropy::system(),
             devices: Arc::new(Devices::new(Choice::Cpu, None)),
             net: net::Limits::default(),

@@ -10,8 +10,10 @@
 //! | `wire` | what travels inside links |
 //! | `visit` | one link: an owner, a reader, or another node |
 //! | `upload` | a job's inputs and material on their way from the owner to the store |
-//! | `session` | one job: its links to the other nodes, its clock, its end |
-//! | `engine_thread` | the engine of a job, and what it must have on disk |
+//! | `session` | one node's side of one job, without sockets or clock: its party, its store, who is there |
+//! | `setup` | what a job has on disk: what it is made again from, what was opened |
+//! | `catch_up` | what others say was opened |
+//! | `shell` | what carries a session: its thread, its links, its clock |
 //!
 //! **Who may do what.** Every link ends at a proven identity key. A job is
 //! taken from its manifest's signer alone, over the signer's own link, if
@@ -20,19 +22,24 @@
 //! owner may cancel it. Anybody may open a link and is refused after one
 //! frame of at most 64 KiB.
 //!
-//! **When something ends.** A job that fails at one node, for whatever reason,
-//! ends at all: the node says why, in one line, and the links that it drops
-//! say so in any case. Nothing is revealed by a job that ends early, and its
-//! material is never used again.
+//! **When something ends.** A node that cannot go on says why, in one line. The others
+//! go on if the plan bears the loss, else the job ends at all. A link that breaks
+//! is made again; a process that dies takes its Shamir jobs up where they are, if they had
+//! all their data. Nothing is revealed by a job that ends early, and its material
+//! is never used again.
 
-mod engine_thread;
+mod catch_up;
 mod session;
+mod setup;
+mod shell;
 mod upload;
 mod visit;
 pub(crate) mod wire;
 
 #[cfg(test)]
 mod attacks;
+#[cfg(test)]
+mod chaos;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,13 +53,13 @@ use tokio::task::JoinSet;
 
 use crate::backend::Devices;
 use crate::entropy::Entropy;
-use crate::job::{self, CheckedManifest};
+use crate::job::{self, Assigned, CheckedManifest};
 use crate::keys::{PublicKey, SecretKey, hex};
 use crate::net::link::Link;
 use crate::net::tls::Identity;
 use crate::net::{self, NetError};
 use crate::roster::Slot;
-use crate::store::{JobState, Nonce, Store, StoreError};
+use crate::store::{self, JobState, Nonce, Store, StoreError};
 
 /// Whose jobs a node takes.
 #[derive(Clone, Debug)]
@@ -73,8 +80,12 @@ pub struct Config {
     pub store: Arc<dyn Store>,
     /// what one job may ask for
     pub limits: job::Limits,
-    /// how long an owner or another node may keep a job waiting; usually 60 s
+    /// how long an owner or another node may keep a job waiting; usually 60 s.
+    /// Past it, a job goes on without those that it can do without
     pub deadline: Duration,
+    /// how long a job waits for a node that it cannot do without; usually 600 s,
+    /// never less than the deadline
+    pub patience: Duration,
     /// randomness; a seed is used for jobs that are marked insecure and no others
     pub entropy: Entropy,
     /// where it computes
@@ -96,15 +107,24 @@ pub enum NodeError {
     Store(#[from] StoreError),
 }
 
-/// Serves until `shutdown` completes. Jobs that a previous run left behind are
-/// failed first; those that are running at the shutdown fail, and their other
-/// nodes are told.
+/// Serves until `shutdown` completes. Jobs that a previous run left in the middle are
+/// taken up again or failed first. Those that are running at the shutdown are left
+/// to the next process; if it could not take them up, they fail, and their
+/// other nodes are told.
 pub async fn serve(
     listener: TcpListener,
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), NodeError> {
-    let node = Arc::new(Node::open(config)?);
+    let (node, again) = Node::open(config)?;
+    let node = Arc::new(node);
+    for Again { assigned, addresses } in again {
+        let place = Arc::clone(&node.places).try_acquire_owned().ok();
+        let nonce = assigned.manifest().manifest().nonce;
+        if let Err(reason) = upload::start(&node, assigned, addresses, place, true) {
+            node.config.store.fail(nonce, &reason)?;
+        }
+    }
     let (visited, asked) = (Arc::clone(&node), Arc::clone(&node));
     let served = net::server::serve(
         listener,
@@ -151,6 +171,8 @@ const EARLY_LINKS: usize = 64;
 #[derive(Default)]
 struct Jobs {
     running: BTreeMap<[u8; 32], Arc<Running>>,
+    /// those that are over here and may still be of use to other nodes
+    serving: BTreeMap<[u8; 32], Arc<Running>>,
     over: BTreeMap<[u8; 32], Over>,
     done: u64,
     failed: u64,
@@ -160,11 +182,13 @@ struct Jobs {
 struct Running {
     manifest: CheckedManifest,
     slot: Slot,
+    /// [`Plan::replays`](crate::program::plan::Plan::replays)
+    replays: bool,
     status: watch::Sender<Status>,
     /// links of other nodes, on their way to the session
     links: mpsc::UnboundedSender<(Slot, Link)>,
-    /// reasons to end the job
-    stop: mpsc::UnboundedSender<String>,
+    /// ends the job here: for a reason, or with this process
+    stop: mpsc::UnboundedSender<session::Event>,
 }
 
 /// How far a job has come.
@@ -225,24 +249,52 @@ impl Allow {
     }
 }
 
+/// A job that an earlier process left in the middle, and that can go on.
+struct Again {
+    assigned: Assigned,
+    addresses: Vec<String>,
+}
+
+impl Again {
+    /// The job, checked as when it was submitted; or why it cannot go on.
+    fn of(key: &SecretKey, store: &Arc<dyn Store>, limits: &job::Limits, job: &store::Job) -> Result<Self, String> {
+        let keep = setup::Keep::new(Arc::clone(store), job.nonce);
+        let (assigned, addresses) = keep.setup(key, job.digest, limits)?;
+        let of = assigned.manifest().stream().segments();
+        let held = store.segments(job.nonce).map_err(|error| error.to_string())?.count;
+        match held == of {
+            true => Ok(Self { assigned, addresses }),
+            false => Err(format!("{held} of its {of} segments of material are on disk")),
+        }
+    }
+}
+
 impl Node {
-    fn open(config: Config) -> Result<Self, NodeError> {
+    fn open(config: Config) -> Result<(Self, Vec<Again>), NodeError> {
+        let mut again = Vec::new();
         for job in config.store.interrupted()? {
-            let reason =
-                "the node was restarted in the middle of it; its material counts as used up, so submit the job again";
-            tracing::warn!(job = hex(&job.digest[..8]), "interrupted: it is failed");
-            config.store.fail(job.nonce, reason)?;
-            config.store.forget(job.nonce)?;
+            match Again::of(&config.key, &config.store, &config.limits, &job) {
+                Ok(job) => again.push(job),
+                Err(why) => {
+                    let reason = format!(
+                        "the node was restarted in the middle of it, and {why}; its material counts as used up, so submit the job again"
+                    );
+                    tracing::warn!(job = hex(&job.digest[..8]), why, "interrupted: it is failed");
+                    config.store.fail(job.nonce, &reason)?;
+                    config.store.forget(job.nonce)?;
+                }
+            }
         }
         let mut jobs = Jobs::default();
         for job in config.store.jobs()? {
             match job.state {
                 JobState::Finished => jobs.done += 1,
-                _ => jobs.failed += 1,
+                JobState::Failed(_) => jobs.failed += 1,
+                JobState::Running => continue,
             }
             jobs.over.insert(job.digest, Over { nonce: job.nonce, parties: None });
         }
-        Ok(Self {
+        let node = Self {
             identity: Identity::new(&config.key)?,
             jobs: Mutex::new(jobs),
             begun: watch::Sender::new(0),
@@ -251,17 +303,25 @@ impl Node {
             sessions: Mutex::default(),
             checking: Arc::default(),
             config,
-        })
+        };
+        Ok((node, again))
     }
 
     fn running(&self, digest: &[u8; 32]) -> Option<Arc<Running>> {
         lock(&self.jobs).running.get(digest).cloned()
     }
 
+    /// A job that speaks with other nodes: one that runs, or is over and waits for
+    /// those that are behind.
+    fn speaking(&self, digest: &[u8; 32]) -> Option<Arc<Running>> {
+        let jobs = lock(&self.jobs);
+        jobs.running.get(digest).or_else(|| jobs.serving.get(digest)).cloned()
+    }
+
     fn stop_jobs(&self) {
         for job in lock(&self.jobs).running.values() {
             // A session that is gone has ended already.
-            let _ = job.stop.send("this node was shut down".to_owned());
+            let _ = job.stop.send(session::Event::Leave);
         }
     }
 

@@ -1,365 +1,1037 @@
-//! One job from its acceptance to its end: the links to the other nodes, the
-//! clock, and the words of the engine's thread.
+//! One node's side of one job, from its acceptance to its end: a state machine
+//! without sockets, clock or async runtime.
 //!
-//! The lower slot dials, the higher accepts. Nodes tell each other when their
-//! inputs are verified, and the engine starts when all have: from then on
-//! every silence has a deadline.
+//! It holds the party, what the job has in the store, and what is known of
+//! the other nodes: who is linked, ready, done, or has given up. It is told what happens
+//! ([`Event`]) and says what is to be done ([`Action`]). It computes and
+//! waits for the disk, so `shell` runs it on a thread of the job's own; `chaos` runs
+//! many in one thread, with a clock and links of its own making.
+//!
+//! **Links come and go.** What is sent to a node without a link is dropped. On each new
+//! link both sides say in which round they are (`Behind`), and send again what the
+//! other lacks (docs/protocols.md, 16).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
 
-use super::engine_thread::{Letter, Word};
-use super::wire::{Peer, ToNode, one_line};
-use super::{Kept, Node, Over, Parties, Running, lock};
-use crate::engine::{Event, Outcome, largest_frame};
+use super::catch_up::{CLAIM_BYTES, Claims, SERVE_BYTES};
+use super::setup::{Keep, Opened};
+use super::wire::{Peer, one_line};
+use super::{Kept, Parties};
+use crate::backend::{Device, Devices, Opened as OpenedDevice};
+use crate::engine::frame::{Frame, Kind};
+use crate::engine::{self, EngineError, Outcome, Party, Record};
 use crate::entropy::Entropy;
-use crate::job::{Concluded, Conclusion};
-use crate::keys::hex;
-use crate::net::link::Link;
-use crate::net::mesh::LinkMesh;
-use crate::net::{Message, NetError, Transport, client};
+use crate::job::replay::{self, Survivor};
+use crate::job::{Assigned, CheckedManifest, Conclusion, encode_long};
+use crate::keys::SecretKey;
+use crate::net::Message;
 use crate::program::plan::Plan;
 use crate::roster::Slot;
+use crate::store::{Nonce, Store};
+use crate::transcript::SignedHeader;
 
 /// How long an ended job listens on, so that its last words are read.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// What a session is made of.
-pub(super) struct Session {
-    pub(super) node: Arc<Node>,
-    pub(super) job: Arc<Running>,
-    pub(super) plan: Arc<Plan>,
-    pub(super) entropy: Entropy,
-    /// where the nodes can be dialled, in slot order
+pub(super) struct Setup {
+    pub(super) assigned: Assigned,
+    /// where the nodes can be dialled, in slot order, to name them
     pub(super) addresses: Vec<String>,
-    pub(super) letters: UnboundedSender<Letter>,
-    pub(super) words: UnboundedReceiver<Word>,
-    pub(super) links: UnboundedReceiver<(Slot, Link)>,
-    pub(super) stop: UnboundedReceiver<String>,
-    pub(super) place: OwnedSemaphorePermit,
+    pub(super) key: Arc<SecretKey>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) entropy: Entropy,
+    /// where the job is computed
+    pub(super) devices: Arc<Devices>,
+    /// how long a node may keep the others waiting
+    pub(super) deadline: Duration,
+    /// how long they wait for one that they cannot do without
+    pub(super) patience: Duration,
+}
+
+/// What happens to a session.
+pub(super) enum Event {
+    /// The first: the job begins, or goes on with what an earlier process left in the store.
+    Begin { again: bool },
+    /// The Δ of all inputs, as they came.
+    Inputs(Vec<Vec<u8>>),
+    /// The header of a segment whose bytes are in the store.
+    Header(Box<SignedHeader>),
+    /// There is a link with a peer, the first or another one.
+    Linked(Slot),
+    /// The link with a peer has ended.
+    Lost { peer: Slot, reason: String },
+    /// No link with a peer can be made, for a reason that does not pass by waiting.
+    Unreachable { peer: Slot, reason: String },
+    /// A message came by a peer's link.
+    Message { from: Slot, bytes: Bytes },
+    /// The time that was armed last under this name is over.
+    Timer(Timer),
+    /// The owner ends the job.
+    Stop(String),
+    /// The node is shut down. Its next process goes on, if it can.
+    Leave,
+}
+
+/// What a session waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// links with all nodes that are needed, and their inputs
+    Start,
+    /// the same, a second, longer time
+    StartPatience,
+    /// an exchange of the party
+    Exchange,
+    /// the same, a second, longer time
+    Patience,
+    /// answering those who have asked often
+    Serve,
+    /// those who are not done yet
+    Linger,
+}
+
+/// What a session wants done, in this order.
+pub(super) enum Action {
+    /// Send it, or drop it if too much waits for this peer.
+    Send { to: Slot, message: Message },
+    /// Report [`Event::Timer`] after this time, in place of what was armed under the name.
+    Arm { timer: Timer, after: Duration },
+    /// All inputs are verified.
+    Verified,
+    /// What the first rounds draw is expanded, as far as it may be ahead.
+    Ready,
+    /// A check of what was opened begins, or has passed.
+    Check { passed: bool },
+    /// So many rounds of openings are over.
+    Round { round: u32, of: u32 },
+    /// The result is in the store, or why there is none. Links are still of use.
+    Ended(Result<(), String>),
+    /// Nothing follows, and nothing more is taken.
+    Closed,
+}
+
+/// What is known of another node.
+#[derive(Default)]
+struct Other {
+    linked: bool,
+    /// it had a link at some time
+    was_linked: bool,
+    ready: bool,
+    /// it has sent frames of exchanges
+    begun: bool,
+    done: bool,
+    /// why it will not come back
+    over: Option<String>,
+    /// why its last link ended
+    lost: Option<String>,
+    /// how far it was answered: from there on it has nothing yet
+    served: Option<usize>,
+    /// answers that it may still ask for without having gone on
+    allowance: u8,
+}
+
+/// Answers to one peer that asks again from where it was, per link and per time
+/// of [`Timer::Serve`].
+const ALLOWANCE: u8 = 3;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// the party is not there yet, or runs
+    Running,
+    /// the result is stored; others may still need what was opened
+    Done,
+    Failed,
+    Closed,
+}
+
+/// What an earlier process has logged of the job.
+#[derive(Clone, Copy)]
+enum Log {
+    /// nothing is taken from it, nor said that depends on it, before others have
+    /// confirmed this round; if they do not, one that lies so many before it
+    Unconfirmed { check: usize, step: usize },
+    /// what was opened below this round is taken from it
+    Until(usize),
+}
+
+impl Log {
+    fn end(self) -> usize {
+        match self {
+            Self::Unconfirmed { .. } => 0,
+            Self::Until(end) => end,
+        }
+    }
+}
+
+/// Why a step ends the job.
+struct Failed(String);
+
+impl<E: std::error::Error> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+type Step<T = ()> = Result<T, Failed>;
+
+/// One node's side of one job.
+pub(super) struct Session {
+    party: Option<Box<dyn Party>>,
+    /// below the party: what is left on it of the job is wiped last
+    device: Option<Settled>,
+    /// until the party is made
+    assigned: Option<Assigned>,
+    conclusion: Conclusion,
+    manifest: CheckedManifest,
+    plan: Arc<Plan>,
+    slot: Slot,
+    nonce: Nonce,
+    addresses: Vec<String>,
+    key: Arc<SecretKey>,
+    store: Arc<dyn Store>,
+    keep: Keep,
+    entropy: Entropy,
+    devices: Arc<Devices>,
+    deadline: Duration,
+    patience: Duration,
+    phase: Phase,
+    /// why it has failed, as others are told
+    failure: String,
+    started: bool,
+    /// expands what the first rounds draw, before it is ready
+    expanding: bool,
+    /// a check is under way
+    checking: bool,
+    others: BTreeMap<Slot, Other>,
+    /// peers that sent what is no message
+    liars: BTreeSet<Slot>,
+    /// segments below this are stored and their headers known to the party
+    headers: u32,
+    /// segments that the party has asked for and that are not there yet
+    wanted: BTreeSet<u32>,
+    /// names what the party waits for
+    token: u32,
+    round: Option<usize>,
+    claims: Claims,
+    log: Log,
+    /// an earlier process had begun the job
+    again: bool,
+    /// the round whose words the party has been given
+    fed: Option<usize>,
+    /// it is being given words, and will say where it is afterwards
+    catching_up: bool,
+    /// the round from which the others were asked last
+    asked: Option<usize>,
+    sent: u64,
+    received: u64,
+    out: Vec<Action>,
 }
 
 impl Session {
-    /// Runs the job to its end and says it to everybody concerned.
-    pub(super) async fn run(self) {
-        let Self { node, job, plan, entropy, addresses, letters, words, links, stop, place } = self;
-        let (digest, signed) = (job.manifest.digest(), job.manifest.manifest());
-        let (nonce, roster, name) = (signed.nonce, signed.roster, hex(&digest[..8]));
-        let mut driver = Driver {
-            mesh: LinkMesh::new(&node.config.net),
-            frame_limit: largest_frame(&plan).max(super::wire::REASON_LIMIT) + 1,
-            room: Arc::new(Semaphore::new(4 * usize::from(roster.nodes()))),
-            node: Arc::clone(&node),
-            job: Arc::clone(&job),
-            letters,
-            words,
-            links,
-            stop,
-            held: BTreeMap::new(),
-            ready: BTreeSet::new(),
-            done: BTreeSet::new(),
-            gone: BTreeSet::new(),
+    pub(super) fn new(setup: Setup) -> Self {
+        let Setup { assigned, addresses, key, store, entropy, devices, deadline, patience } = setup;
+        let (manifest, plan, slot) = (assigned.manifest().clone(), Arc::clone(assigned.plan()), assigned.slot());
+        let nonce = manifest.manifest().nonce;
+        let others = plan.roster.slots().filter(|other| *other != slot).map(|other| (other, Other::default()));
+        Self {
+            party: None,
+            device: None,
+            conclusion: assigned.conclusion(),
+            assigned: Some(assigned),
+            others: others.collect(),
+            claims: Claims::new(plan.roster.threshold()),
+            manifest,
+            plan,
+            slot,
+            nonce,
+            addresses,
+            key,
+            keep: Keep::new(Arc::clone(&store), nonce),
+            store,
+            entropy,
+            devices,
+            deadline,
+            patience: patience.max(deadline),
+            phase: Phase::Running,
+            failure: String::new(),
             started: false,
-            alarm: None,
-        };
-        let ended = match driver.compute(&addresses).await {
-            Ok((outcome, conclusion)) => {
-                let traffic = driver.mesh.traffic();
-                let node = Arc::clone(&node);
-                let manifest = job.manifest.clone();
-                let kept = tokio::task::spawn_blocking(move || {
-                    conclude(&node, &manifest, entropy, *outcome, &conclusion, (traffic.sent, traffic.received))
-                });
-                kept.await.unwrap_or_else(|_| Err("sealing the outputs failed: see this node's log".to_owned()))
-            }
-            Err(reason) => Err(reason),
-        };
-        if let Err(reason) = &ended {
-            tracing::warn!(job = name, reason, "job failed");
-            let (store, reason) = (Arc::clone(&node.config.store), reason.clone());
-            let failed =
-                tokio::task::spawn_blocking(move || store.fail(nonce, &reason).and_then(|()| store.forget(nonce)));
-            if !matches!(failed.await, Ok(Ok(()))) {
-                tracing::error!(job = name, "the failure of a job could not be noted in the store");
-            }
-        } else {
-            tracing::info!(job = name, "job done");
+            expanding: false,
+            checking: false,
+            log: Log::Until(0),
+            again: false,
+            fed: None,
+            catching_up: false,
+            liars: BTreeSet::new(),
+            headers: 0,
+            wanted: BTreeSet::new(),
+            token: 0,
+            round: None,
+            asked: None,
+            sent: 0,
+            received: 0,
+            out: Vec::new(),
         }
+    }
+
+    /// Takes one event. Whatever goes wrong ends the job and is told to all.
+    pub(super) fn step(&mut self, event: Event) -> Vec<Action> {
+        if self.phase == Phase::Closed {
+            return Vec::new();
+        }
+        if let Err(Failed(reason)) = self.take(event) {
+            self.fail(&reason);
+        }
+        self.close_if_alone();
+        std::mem::take(&mut self.out)
+    }
+
+    /// Whether [`Session::work`] comes before the next event.
+    pub(super) fn prepares(&self) -> bool {
+        self.expanding
+    }
+
+    /// A piece of work that needs no event, while there is none: expands what later
+    /// rounds draw. `None` if there is nothing to do.
+    pub(super) fn work(&mut self) -> Option<Vec<Action>> {
+        let party = self.party.as_mut().filter(|_| self.phase == Phase::Running)?;
+        if party.ahead() {
+            return Some(Vec::new());
+        }
+        if !std::mem::take(&mut self.expanding) {
+            return None;
+        }
+        self.get_ready();
+        if let Err(Failed(reason)) = self.start_if_ready() {
+            self.fail(&reason);
+        }
+        Some(std::mem::take(&mut self.out))
+    }
+
+    fn take(&mut self, event: Event) -> Step {
+        match event {
+            Event::Begin { again } => self.begin(again),
+            Event::Inputs(inputs) => self.inputs(inputs),
+            Event::Header(header) => self.header(header),
+            Event::Linked(peer) => self.linked(peer),
+            Event::Lost { peer, reason } => self.lost(peer, reason),
+            Event::Unreachable { peer, reason } => self.unreachable(peer, reason),
+            Event::Message { from, bytes } => self.message(from, &bytes),
+            Event::Timer(timer) => self.timer(timer),
+            Event::Stop(reason) if self.phase == Phase::Running => Err(Failed(reason)),
+            Event::Leave if self.phase == Phase::Running => self.leave(),
+            Event::Stop(_) | Event::Leave => Ok(()),
+        }
+    }
+
+    // --- beginning ------------------------------------------------------------
+
+    fn begin(&mut self, again: bool) -> Step {
+        self.arm(Timer::StartPatience, self.patience);
+        self.again = again;
+        if !again {
+            return Ok(());
+        }
+        self.go_on().map_err(|Failed(reason)| {
+            Failed(format!("the node was restarted in the middle of it and could not go on: {reason}"))
+        })
+    }
+
+    /// Makes the party again. Its log leads it to where it was once others have
+    /// confirmed it.
+    fn go_on(&mut self) -> Step {
+        let inputs = self.keep.inputs(&self.manifest).map_err(Failed)?;
+        let logged = self.keep.log_end(self.plan.opening_rounds()).map_err(Failed)?;
+        self.store.resume(self.nonce)?;
+        self.make_party(inputs)?;
+        for index in 0..self.segments() {
+            let header = self.keep.header(index).map_err(Failed)?;
+            self.feed(engine::Event::Header(Box::new(header)))?;
+        }
+        self.log = match logged.checked_sub(2) {
+            Some(check) => Log::Unconfirmed { check, step: 1 },
+            None => Log::Until(0),
+        };
+        self.get_ready();
+        self.start_if_ready()
+    }
+
+    /// Compares the log of an earlier process with what more than t others say.
+    /// The disk is a cache and no witness: a share that is computed from one
+    /// wrong word would give a secret away, so nothing is sent before.
+    ///
+    /// The last round is not asked for: all others may need this node to open it.
+    fn confirm_log(&mut self) -> Step {
+        let Log::Unconfirmed { check, .. } = self.log else { return Ok(()) };
+        let Some((transcript, words)) = self.claims.agreed(check) else { return Ok(()) };
+        let logged = self.keep.words(check).map_err(Failed)?;
+        let same = logged.is_some_and(|logged| logged == (transcript, words));
+        if !same {
+            tracing::warn!("what the disk holds of a job is not what was opened: everything is asked for anew");
+        }
+        self.log = Log::Until(if same { check + 1 } else { 0 });
+        self.start()?;
+        self.ask_again();
+        Ok(())
+    }
+
+    /// Nobody has confirmed the log: others may have lost more of theirs.
+    fn confirm_less(&mut self) -> Step {
+        if let Log::Unconfirmed { check, step } = self.log {
+            self.log = match check.checked_sub(step) {
+                Some(check) => Log::Unconfirmed { check, step: 2 * step },
+                None => Log::Until(0),
+            };
+            self.ask_again();
+        }
+        self.start_if_ready()
+    }
+
+    fn inputs(&mut self, inputs: Vec<Vec<u8>>) -> Step {
+        if self.assigned.is_none() {
+            return Err(Failed("the inputs came twice".to_owned()));
+        }
+        if self.plan.replays() {
+            self.keep.put_inputs(&inputs).map_err(Failed)?;
+        }
+        self.make_party(inputs)?;
+        if self.plan.replays() {
+            // From here on others count on this node: it must be able to come back.
+            self.store.sync()?;
+        }
+        self.out.push(Action::Verified);
+        self.expanding = true;
+        Ok(())
+    }
+
+    fn make_party(&mut self, inputs: Vec<Vec<u8>>) -> Step {
+        let assigned = self.assigned.take().ok_or_else(|| Failed("the inputs came twice".to_owned()))?;
+        let mut rng = self.entropy.generator(&[b"engine", &self.manifest.digest(), &[self.slot.0]])?;
+        // It may have been lost since the last job.
+        let OpenedDevice { device, fell_back } = self.devices.open()?;
+        if let Some(why) = fell_back {
+            tracing::debug!("this job has no GPU: {why}");
+        }
+        let device = &self.device.insert(Settled(device)).0;
+        let log = Box::new(Events { store: Arc::clone(&self.store), nonce: self.nonce });
+        self.party = Some(Box::new(Survivor::new(assigned, inputs, device, &mut *rng, log)?));
+        Ok(())
+    }
+
+    /// Says that the inputs are verified, and asks for what was missed so far.
+    fn get_ready(&mut self) {
+        self.out.push(Action::Ready);
+        self.tell(&Peer::Ready);
+        self.ask_again();
+        self.arm(Timer::Start, self.deadline);
+    }
+
+    fn header(&mut self, header: Box<SignedHeader>) -> Step {
+        // One that is stored while the job ends is of no use.
+        if self.phase != Phase::Running || self.party.is_none() {
+            return Ok(());
+        }
+        if header.claimed().index + 1 == self.segments() && self.plan.replays() {
+            // The owner may leave now, so that nobody else could send them again.
+            self.store.sync()?;
+        }
+        self.feed(engine::Event::Header(header))?;
+        self.catch_up()
+    }
+
+    fn segments(&self) -> u32 {
+        u32::try_from(self.manifest.stream().segments()).unwrap_or(u32::MAX)
+    }
+
+    /// Starts the party once all nodes are ready, or others have started, which
+    /// more than t say. Without some nodes, after a while.
+    fn start_if_ready(&mut self) -> Step {
+        let all = self.others.values().all(|other| other.ready);
+        let begun = self.others.values().filter(|other| other.begun).count();
+        let may = self.party.is_some() && matches!(self.log, Log::Until(_));
+        if may && (all || begun > usize::from(self.plan.roster.threshold())) {
+            self.start()?;
+        }
+        Ok(())
+    }
+
+    /// Starts without those who are not there, if that can be.
+    fn start_without(&mut self, late: bool) -> Step {
+        if self.started || self.party.is_none() || matches!(self.log, Log::Unconfirmed { .. }) {
+            return Ok(());
+        }
+        let ready = 1 + self.others.values().filter(|other| other.ready).count();
+        let left_out = |other: &Other| other.ready || !other.linked || other.over.is_some() || late;
+        if ready >= self.plan.needed() && self.others.values().all(left_out) {
+            return self.start();
+        }
+        Ok(())
+    }
+
+    fn start(&mut self) -> Step {
+        if std::mem::replace(&mut self.started, true) {
+            return Ok(());
+        }
+        self.feed(engine::Event::Start)?;
+        let absent: Vec<Slot> = self.others.iter().filter(|(_, o)| !o.linked).map(|(slot, _)| *slot).collect();
+        for peer in absent {
+            self.feed(engine::Event::Gone { peer })?;
+        }
+        self.catch_up()
+    }
+
+    // --- links ------------------------------------------------------------------
+
+    fn linked(&mut self, peer: Slot) -> Step {
+        let Some(other) = self.others.get_mut(&peer) else { return Ok(()) };
+        (other.linked, other.was_linked, other.lost) = (true, true, None);
+        (other.allowance, other.served) = (ALLOWANCE, None);
+        match self.phase {
+            Phase::Failed => {
+                let last = Peer::Abort(self.failure.clone());
+                self.send(peer, &last);
+            }
+            Phase::Done => {
+                self.send(peer, &Peer::Ready);
+                self.send(peer, &Peer::Done);
+            }
+            Phase::Running if self.party.is_some() => {
+                self.send(peer, &Peer::Ready);
+                self.send(peer, &Peer::Behind { round: self.unknown() as u32 });
+            }
+            Phase::Running | Phase::Closed => {}
+        }
+        Ok(())
+    }
+
+    fn lost(&mut self, peer: Slot, reason: String) -> Step {
+        let Some(other) = self.others.get_mut(&peer) else { return Ok(()) };
+        if !std::mem::take(&mut other.linked) || other.over.is_some() {
+            return Ok(());
+        }
+        tracing::info!(%peer, reason, "a link has ended");
+        other.lost = Some(reason);
+        self.gone(peer)
+    }
+
+    fn unreachable(&mut self, peer: Slot, reason: String) -> Step {
+        let Some(other) = self.others.get_mut(&peer) else { return Ok(()) };
+        tracing::warn!(%peer, reason, "no link");
+        other.lost = Some(reason.clone());
+        if self.phase == Phase::Running && !other.was_linked && self.plan.spare() == 0 {
+            return Err(Failed(format!("no link with {peer}: {reason}")));
+        }
+        Ok(())
+    }
+
+    /// The party waits for it no more until it speaks again.
+    fn gone(&mut self, peer: Slot) -> Step {
+        if self.phase == Phase::Running && self.started {
+            self.feed(engine::Event::Gone { peer })?;
+        }
+        Ok(())
+    }
+
+    /// A peer that will not come back. Fewer than are needed end the job.
+    fn over(&mut self, peer: Slot, reason: String) -> Step {
+        let Some(other) = self.others.get_mut(&peer) else { return Ok(()) };
+        other.over.get_or_insert_with(|| reason.clone());
+        self.claims.drop_of(peer);
+        if self.phase != Phase::Running {
+            return Ok(());
+        }
+        let left = 1 + self.others.values().filter(|other| other.over.is_none()).count();
+        if left < self.plan.needed() || self.liars.len() > usize::from(self.plan.roster.threshold()) {
+            return Err(Failed(reason));
+        }
+        tracing::warn!(%peer, reason, "the job goes on without a node");
+        self.gone(peer)
+    }
+
+    fn message(&mut self, from: Slot, bytes: &[u8]) -> Step {
+        let Some(other) = self.others.get_mut(&from).filter(|other| other.over.is_none()) else { return Ok(()) };
+        self.received += bytes.len() as u64 + 4;
+        match Peer::decode(bytes) {
+            Some(Peer::Frame(frame)) => self.frame(from, frame),
+            Some(Peer::Ready) => {
+                other.ready = true;
+                self.start_if_ready()
+            }
+            Some(Peer::Done) => {
+                (other.ready, other.begun, other.done) = (true, true, true);
+                self.start_if_ready()
+            }
+            Some(Peer::Abort(reason)) if self.phase == Phase::Done => {
+                tracing::warn!(%from, reason, "a node failed after the job was over here");
+                self.over(from, reason)
+            }
+            Some(Peer::Abort(reason)) => self.over(from, format!("{from} says: {reason}")),
+            Some(Peer::Behind { round }) => self.serve(from, round as usize),
+            Some(Peer::Words { round, transcript, words }) => self.claim(from, round as usize, transcript, words),
+            None => {
+                let what = "something that does not belong here: it runs another version or sends garbage";
+                self.liar(from, format!("{from} sent {what}"))
+            }
+        }
+    }
+
+    /// A peer that sent what no honest node sends.
+    fn liar(&mut self, peer: Slot, reason: String) -> Step {
+        self.liars.insert(peer);
+        self.over(peer, reason)
+    }
+
+    fn frame(&mut self, from: Slot, bytes: &[u8]) -> Step {
+        // What comes too early is asked for when the party is there.
+        if self.phase != Phase::Running || self.party.is_none() {
+            return Ok(());
+        }
+        let frame = match Frame::decode(bytes) {
+            Ok(frame) => frame,
+            Err(source) => return self.liar(from, EngineError::Frame { from, source }.to_string()),
+        };
+        if frame.header.kind != Kind::Segment
+            && let Some(other) = self.others.get_mut(&from)
         {
-            let mut jobs = lock(&node.jobs);
-            jobs.running.remove(&digest);
-            jobs.over.insert(digest, Over { nonce, parties: Some(Parties::of(&job.manifest)) });
-            *(if ended.is_ok() { &mut jobs.done } else { &mut jobs.failed }) += 1;
+            // It was ready then, whether or not that arrived.
+            (other.ready, other.begun) = (true, true);
         }
-        drop(place);
-        job.status.send_modify(|status| status.end = Some(ended.clone()));
-        driver.say_goodbye(ended.map_or_else(|reason| Peer::Abort(one_line(&reason)), |()| Peer::Done)).await;
-    }
-}
-
-/// Seals, signs and stores; from here on readers can fetch.
-fn conclude(
-    node: &Node,
-    manifest: &crate::job::CheckedManifest,
-    entropy: Entropy,
-    outcome: Outcome,
-    conclusion: &Conclusion,
-    traffic: (u64, u64),
-) -> Result<(), String> {
-    let nonce = manifest.manifest().nonce;
-    let mut rng = entropy
-        .generator(&[b"seal", &manifest.digest(), node.config.key.public().identity()])
-        .map_err(|e| e.to_string())?;
-    let concluded: Concluded =
-        conclusion.conclude(outcome, &node.config.key, traffic, &mut *rng).map_err(|e| e.to_string())?;
-    let bytes = concluded.to_bytes();
-    drop(concluded);
-    let kept = Kept { parties: Parties::of(manifest), concluded: bytes };
-    let record = postcard::to_stdvec(&kept).expect("plain data always encodes");
-    drop(kept);
-    let store = &node.config.store;
-    store.finish(nonce, &record).map_err(|e| e.to_string())?;
-    // The result stands; a disk that keeps the segments is its operator's matter.
-    if let Err(error) = store.forget(nonce) {
-        tracing::warn!(%error, "the segments of a finished job could not be dropped");
-    }
-    Ok(())
-}
-
-struct Driver {
-    node: Arc<Node>,
-    job: Arc<Running>,
-    mesh: LinkMesh,
-    frame_limit: usize,
-    /// bounds the frames that wait for the engine
-    room: Arc<Semaphore>,
-    letters: UnboundedSender<Letter>,
-    words: UnboundedReceiver<Word>,
-    links: UnboundedReceiver<(Slot, Link)>,
-    stop: UnboundedReceiver<String>,
-    /// frames for slots that have no link yet: digests of segments
-    held: BTreeMap<Slot, Vec<Message>>,
-    ready: BTreeSet<Slot>,
-    done: BTreeSet<Slot>,
-    gone: BTreeSet<Slot>,
-    started: bool,
-    /// what the engine waits for, and until when
-    alarm: Option<(Instant, u32)>,
-}
-
-type Dialled = (Slot, Result<Link, NetError>);
-
-impl Driver {
-    fn peers(&self) -> impl Iterator<Item = Slot> + '_ {
-        self.job.manifest.manifest().roster.slots().filter(|slot| *slot != self.job.slot)
+        self.feed(engine::Event::Frame { from, frame })?;
+        self.start_if_ready()?;
+        self.catch_up()
     }
 
-    /// From no links to the engine's outcome, or the reason for the job's end.
-    async fn compute(&mut self, addresses: &[String]) -> Result<(Box<Outcome>, Box<Conclusion>), String> {
-        let linked_by = Instant::now() + self.node.config.deadline;
-        let mut dials = self.dial(addresses, linked_by);
-        loop {
-            let all_linked = self.mesh.slots().count() == self.peers().count();
-            tokio::select! {
-                Some(reason) = self.stop.recv() => return Err(reason),
-                Some((slot, link)) = self.links.recv() => self.attach(slot, link).await?,
-                Some(dialled) = dials.join_next(), if !dials.is_empty() => {
-                    let (slot, link) = dialled.map_err(|_| "dialling a node failed: see this node's log".to_owned())?;
-                    let link = link.map_err(|error| format!("no link with {slot}: {error}"))?;
-                    self.attach(slot, link).await?;
+    // --- the party ----------------------------------------------------------------
+
+    /// The round in which the party is; that after the last once it is done.
+    fn now(&self) -> usize {
+        match (&self.party, self.phase) {
+            (_, Phase::Done) => self.plan.opening_rounds(),
+            (Some(party), _) => party.progress().0,
+            (None, _) => 0,
+        }
+    }
+
+    /// Feeds the party until it waits for something from outside.
+    fn feed(&mut self, event: engine::Event) -> Step {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let Some(party) = &mut self.party else { return Ok(()) };
+            self.headers += u32::from(matches!(event, engine::Event::Header(_)));
+            let actions = party.step(event).map_err(|error| Failed(self.explain(&error)))?;
+            for action in actions {
+                self.carry_out(action, &mut events)?;
+            }
+            if events.is_empty()
+                && let Some(index) = self.wanted.first().copied().filter(|index| *index < self.headers)
+            {
+                self.wanted.remove(&index);
+                let lost = || Failed(format!("segment {index} is not in this node's store any more: free its disk"));
+                let bytes = self.store.segment(self.nonce, index)?.ok_or_else(lost)?;
+                events.push_back(engine::Event::Segment { index, bytes });
+            }
+        }
+        self.went_on();
+        Ok(())
+    }
+
+    /// Why the party has failed, and what is known of those that are not there.
+    fn explain(&self, error: &EngineError) -> String {
+        let missing: Vec<Slot> = match error {
+            EngineError::Silent { missing, .. } => missing.clone(),
+            // The segment may be here, and the reports of others be missing.
+            EngineError::OwnerSilent { .. } => self.others.keys().copied().collect(),
+            _ => return error.to_string(),
+        };
+        let why = missing.iter().filter_map(|slot| Some((slot, self.others.get(slot)?.lost.as_ref()?)));
+        why.fold(error.to_string(), |text, (slot, lost)| format!("{text}; the link with {slot} ended: {lost}"))
+    }
+
+    fn carry_out(&mut self, action: engine::Action, events: &mut VecDeque<engine::Event>) -> Step {
+        match action {
+            engine::Action::Send { to, frame } => {
+                if self.others.get(&to).is_some_and(|other| other.linked && other.over.is_none()) {
+                    if frame.header.kind == Kind::Freeze && !std::mem::replace(&mut self.checking, true) {
+                        self.out.push(Action::Check { passed: false });
+                    }
+                    self.send_message(to, Peer::encode_frame(&frame));
                 }
-                word = self.words.recv() => match word {
-                    Some(Word::Outcome(outcome, conclusion)) => return Ok((outcome, conclusion)),
-                    Some(word) => self.hear(word).await?,
-                    None => return Err("the engine stopped without a word: see this node's log, report it as a bug".to_owned()),
-                },
-                (room, from, frame) = next_frame(&self.room, &mut self.mesh) => self.arrive(room, from, frame)?,
-                () = sleep_until(linked_by), if !all_linked => return Err(self.not_linked(addresses)),
-                () = sleep_until(self.alarm.map_or(linked_by, |(at, _)| at)), if self.alarm.is_some() => {
-                    if let Some((_, token)) = self.alarm.take() {
-                        self.tell(Letter::Event(Event::Deadline { token, last: true }))?;
+            }
+            engine::Action::Persist { token, record } => {
+                match record {
+                    Record::Cursor { round } => self.store.advance(self.nonce, round)?,
+                    Record::CheckOpened { check } => self.store.check_opened(self.nonce, check)?,
+                    Record::CheckPassed { check } => {
+                        self.checking = false;
+                        self.out.push(Action::Check { passed: true });
+                        self.store.check_passed(self.nonce, check)?;
                     }
                 }
+                events.push_back(engine::Event::Persisted { token });
             }
-            self.start_if_ready()?;
+            engine::Action::NeedSegment(index) => drop(self.wanted.insert(index)),
+            // A process that comes after this one begins with the first.
+            engine::Action::DropSegments { .. } if self.plan.replays() => {}
+            engine::Action::DropSegments { below } => self.store.drop_segments_below(self.nonce, below)?,
+            engine::Action::Arm { token } => {
+                self.token = token;
+                self.arm(Timer::Exchange, self.deadline);
+                self.arm(Timer::Patience, self.patience);
+            }
+            engine::Action::Log { round, transcript, words } => {
+                if round >= self.log.end() {
+                    self.keep.put_words(round, &transcript, &words).map_err(Failed)?;
+                }
+            }
+            engine::Action::Behind => self.ask(),
+            engine::Action::Done(outcome) => self.done(*outcome)?,
+        }
+        Ok(())
+    }
+
+    /// What was opened below this round is in the store, if the plan lets it be kept.
+    fn held(&self) -> usize {
+        // What the disk says of the rounds before may be told while it is unconfirmed:
+        // words are public, and nobody takes them from one node.
+        match self.log {
+            Log::Unconfirmed { .. } => self.plan.opening_rounds(),
+            Log::Until(end) => self.now().max(end),
         }
     }
 
-    /// Dials every higher slot, again and again until the deadline.
-    fn dial(&self, addresses: &[String], until: Instant) -> JoinSet<Dialled> {
-        let mut dials = JoinSet::new();
-        for slot in self.peers().filter(|slot| *slot > self.job.slot) {
-            let (node, address) = (Arc::clone(&self.node), addresses[slot.index()].clone());
-            let digest = self.job.manifest.digest();
-            let key = self.job.manifest.node(slot).map(|key| *key.identity()).unwrap_or_default();
-            dials.spawn(async move {
-                let dialled = async {
-                    let mut link =
-                        client::connect_retry(&address, &node.identity, key, &node.config.net, until).await?;
-                    link.send(&ToNode::Peer { manifest: digest }.encode()).await?;
-                    link.flush().await?;
-                    Ok(link)
-                };
-                (slot, dialled.await)
-            });
+    /// Notes a new round.
+    fn went_on(&mut self) {
+        let Some(party) = &self.party else { return };
+        let (round, of) = party.progress();
+        if self.round.replace(round) != Some(round) {
+            self.out.push(Action::Round { round: round as u32, of: of as u32 });
+            self.claims.drop_below(round);
+            // Whoever is behind may have got no further than this by itself.
+            self.others.values_mut().for_each(|other| other.allowance = other.allowance.max(1));
         }
-        dials
     }
 
-    fn not_linked(&self, addresses: &[String]) -> String {
-        let linked: BTreeSet<Slot> = self.mesh.slots().collect();
-        let missing = self.peers().filter(|slot| !linked.contains(slot));
-        let missing: Vec<_> = missing.map(|slot| format!("{slot} at {}", addresses[slot.index()])).collect();
-        let seconds = self.node.config.deadline.as_secs_f32();
+    // --- those who are behind ---------------------------------------------------------
+
+    /// What was opened below this round this node knows; it is told of that round
+    /// before it too.
+    fn unknown(&self) -> usize {
+        match self.log {
+            Log::Unconfirmed { check, .. } => check + 1,
+            Log::Until(end) => self.now().max(end),
+        }
+    }
+
+    /// Asks all others for what was opened from here on, once.
+    fn ask(&mut self) {
+        let round = self.unknown();
+        let speaks = self.party.is_some() && self.phase == Phase::Running && !self.catching_up;
+        if speaks && self.asked.replace(round) != Some(round) {
+            self.tell(&Peer::Behind { round: round as u32 });
+        }
+    }
+
+    fn ask_again(&mut self) {
+        self.asked = None;
+        self.ask();
+    }
+
+    /// Answers a peer that is in this round: what was opened from there on, up to
+    /// a limit; if that is all, the frames that the party has sent last.
+    fn serve(&mut self, to: Slot, from: usize) -> Step {
+        let Some(other) = self.others.get_mut(&to) else { return Ok(()) };
+        if self.party.is_none() || self.phase == Phase::Failed {
+            return Ok(());
+        }
+        // One that goes on may ask as often as it has to: nothing is read for it twice.
+        if other.served >= Some(from) {
+            let Some(left) = other.allowance.checked_sub(1) else { return Ok(()) };
+            other.allowance = left;
+            self.arm(Timer::Serve, self.deadline / 4);
+        }
+        // The one before confirms where the peer is.
+        let (mut round, mut bytes) = (from.saturating_sub(1), 0);
+        while round < self.held()
+            && let Some((transcript, words)) = self.keep.words(round).map_err(Failed)?
+        {
+            let len = words.len() + CLAIM_BYTES;
+            if bytes > 0 && bytes + len > SERVE_BYTES {
+                self.served(to, round - 1);
+                return Ok(());
+            }
+            bytes += len;
+            self.send(to, &Peer::Words { round: round as u32, transcript, words: &words });
+            round += 1;
+        }
+        self.served(to, round.max(from));
+        self.feed(engine::Event::Resend { to })
+    }
+
+    fn served(&mut self, to: Slot, round: usize) {
+        if let Some(other) = self.others.get_mut(&to) {
+            other.served = Some(round);
+        }
+    }
+
+    /// What a peer says was opened in a round.
+    fn claim(&mut self, from: Slot, round: usize, transcript: [u8; 32], words: &[u8]) -> Step {
+        if self.phase != Phase::Running || self.party.is_none() || !self.plan.replays() || round < self.now() {
+            return Ok(());
+        }
+        if let Err(what) = Opened::decode(&self.plan, round, transcript, words) {
+            return self.liar(from, format!("{from} sent {what}"));
+        }
+        self.claims.add(from, round, transcript, words);
+        self.start_if_ready()?;
+        self.catch_up()
+    }
+
+    /// Goes on with what this node has logged, or more than t peers say alike.
+    fn catch_up(&mut self) -> Step {
+        self.confirm_log()?;
+        let mut took = false;
+        self.catching_up = true;
+        while self.phase == Phase::Running && self.started && self.fed != Some(self.now()) {
+            let round = self.now();
+            let Some((transcript, words)) = self.known(round)? else { break };
+            self.fed = Some(round);
+            let before = self.out.len();
+            self.words(round, transcript, &words)?;
+            took = true;
+            if self.now() > round && self.is_known(self.now()) {
+                // Nobody waits for what it says of a round that is over for others.
+                let mut index = 0;
+                self.out.retain(|action| {
+                    index += 1;
+                    index <= before || !matches!(action, Action::Send { .. })
+                });
+            }
+        }
+        self.catching_up = false;
+        if took {
+            // There may be more, and the frames of the exchange that the others are in.
+            self.ask_again();
+        }
+        Ok(())
+    }
+
+    /// What was opened in a round, taken from where it is kept.
+    fn known(&mut self, round: usize) -> Step<Option<([u8; 32], Vec<u8>)>> {
+        if round >= self.log.end() {
+            return Ok(self.claims.agreed(round));
+        }
+        let logged = self.keep.words(round).map_err(Failed)?;
+        logged.map(Some).ok_or_else(|| Failed(format!("what was opened in round {round} is not on disk any more")))
+    }
+
+    fn is_known(&self, round: usize) -> bool {
+        round < self.log.end() || self.claims.is_agreed(round)
+    }
+
+    fn words(&mut self, round: usize, transcript: [u8; 32], bytes: &[u8]) -> Step {
+        let Opened { transcript, words } = Opened::decode(&self.plan, round, transcript, bytes).map_err(Failed)?;
+        self.feed(engine::Event::Words { round, transcript, words })
+    }
+
+    // --- time -----------------------------------------------------------------------
+
+    fn arm(&mut self, timer: Timer, after: Duration) {
+        self.out.push(Action::Arm { timer, after });
+    }
+
+    fn timer(&mut self, timer: Timer) -> Step {
+        match (timer, self.phase) {
+            (Timer::Start, Phase::Running) => self.start_soon(),
+            (Timer::StartPatience, Phase::Running) => self.start_late(),
+            (Timer::Exchange, Phase::Running) => {
+                self.arm(Timer::Exchange, self.deadline);
+                // Frames, or answers, may have been lost without a link having ended.
+                self.ask_again();
+                self.feed(engine::Event::Deadline { token: self.token, last: false })?;
+                self.catch_up()
+            }
+            (Timer::Patience, Phase::Running) => self.feed(engine::Event::Deadline { token: self.token, last: true }),
+            (Timer::Serve, _) => {
+                self.others.values_mut().for_each(|other| other.allowance = other.allowance.max(1));
+                Ok(())
+            }
+            (Timer::Linger, Phase::Done | Phase::Failed) => {
+                self.close();
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// One more deadline has passed before the party could start.
+    fn start_soon(&mut self) -> Step {
+        self.confirm_less()?;
+        // Others may have started before this node was killed.
+        self.start_without(self.again)?;
+        if !self.started && self.party.is_some() {
+            self.tell(&Peer::Ready);
+            self.ask_again();
+            self.arm(Timer::Start, self.deadline);
+        }
+        Ok(())
+    }
+
+    /// The patience with nodes that do not even begin is over.
+    fn start_late(&mut self) -> Step {
+        if self.started {
+            return Ok(());
+        }
+        let linked = 1 + self.others.values().filter(|other| other.linked && other.over.is_none()).count();
+        if linked < self.plan.needed() {
+            return Err(Failed(self.not_linked()));
+        }
+        self.start_without(true)?;
+        // Inputs may take as long as their owner takes to send them.
+        self.arm(Timer::StartPatience, self.patience);
+        Ok(())
+    }
+
+    fn not_linked(&self) -> String {
+        let missing = self.others.iter().filter(|(_, other)| !other.linked).map(|(slot, other)| {
+            let why = other.lost.as_ref().map_or(String::new(), |lost| format!(" ({lost})"));
+            format!("{slot} at {}{why}", self.addresses[slot.index()])
+        });
         format!(
-            "no link with {} within {seconds} s: see whether they run, are reached there, and have got the job",
-            missing.join(", ")
+            "no link with {} within {} s: see whether they run, are reached there, and have got the job",
+            missing.collect::<Vec<_>>().join(", "),
+            self.patience.as_secs_f32()
         )
     }
 
-    async fn attach(&mut self, slot: Slot, mut link: Link) -> Result<(), String> {
-        if self.mesh.slots().any(|linked| linked == slot) {
-            // One link a job: the first one counts, a second is of no use to anybody honest.
-            tracing::info!(%slot, "a second link is dropped");
-            return Ok(());
+    // --- sending ----------------------------------------------------------------------
+
+    fn send_message(&mut self, to: Slot, message: Message) {
+        self.sent += message.len() as u64 + 4;
+        self.out.push(Action::Send { to, message });
+    }
+
+    fn send(&mut self, to: Slot, message: &Peer<'_>) {
+        if self.others.get(&to).is_some_and(|other| other.linked && other.over.is_none()) {
+            self.send_message(to, message.encode().into());
         }
-        link.set_limit(self.frame_limit);
-        self.mesh.attach(slot, link);
-        for frame in self.held.remove(&slot).unwrap_or_default() {
-            self.send(slot, frame).await?;
+    }
+
+    fn tell(&mut self, message: &Peer<'_>) {
+        for to in self.others.keys().copied().collect::<Vec<_>>() {
+            self.send(to, message);
         }
-        if self.ready.contains(&self.job.slot) {
-            self.send(slot, Peer::Ready.encode()).await?;
+    }
+
+    // --- the end ------------------------------------------------------------------------
+
+    /// Seals, signs and stores; from here on readers can fetch.
+    fn done(&mut self, mut outcome: Outcome) -> Step {
+        outcome.blamed.extend(&self.liars);
+        let public = self.key.public();
+        let mut rng = self.entropy.generator(&[b"seal", &self.manifest.digest(), public.identity()])?;
+        let traffic = (self.sent, self.received);
+        let concluded = self.conclusion.conclude(outcome, &self.key, traffic, &mut *rng)?;
+        let bytes = concluded.to_bytes();
+        drop(concluded);
+        let kept = Kept { parties: Parties::of(&self.manifest), concluded: bytes };
+        let record = encode_long(&kept, kept.concluded.len());
+        drop(kept);
+        self.store.finish(self.nonce, &record)?;
+        self.phase = Phase::Done;
+        // The result stands; a disk that keeps the segments is its operator's matter.
+        if let Err(error) = self.store.drop_segments_below(self.nonce, self.segments()) {
+            tracing::warn!(%error, "the segments of a finished job could not be dropped");
         }
+        self.out.push(Action::Ended(Ok(())));
+        self.tell(&Peer::Done);
+        self.arm(Timer::Linger, self.patience);
         Ok(())
     }
 
-    async fn send(&mut self, to: Slot, frame: impl Into<Message> + Send) -> Result<(), String> {
-        if !self.mesh.slots().any(|slot| slot == to) {
-            self.held.entry(to).or_default().push(frame.into());
-            return Ok(());
+    /// Leaves the job to the node's next process. To the others this one is absent.
+    fn leave(&mut self) -> Step {
+        if !self.plan.replays() || self.party.is_none() || self.headers < self.segments() {
+            return Err(Failed("this node was shut down".to_owned()));
         }
-        if self.done.contains(&to) || self.gone.contains(&to) {
-            return Ok(());
-        }
-        // Why a link does not take frames any more is what reading it says;
-        // that comes next, after all that the peer has sent before.
-        let _ = self.mesh.send(to, frame).await;
+        self.store.sync()?;
+        self.phase = Phase::Closed;
+        self.party = None;
+        self.out.push(Action::Closed);
         Ok(())
     }
 
-    async fn hear(&mut self, word: Word) -> Result<(), String> {
-        match word {
-            Word::Verified => self.job.status.send_modify(|status| status.verified = true),
-            Word::Ready => {
-                self.ready.insert(self.job.slot);
-                self.job.status.send_modify(|status| status.inputs = true);
-                for slot in self.mesh.slots().collect::<Vec<_>>() {
-                    self.send(slot, Peer::Ready.encode()).await?;
-                }
-            }
-            Word::Send { to, frame } => self.send(to, frame).await?,
-            Word::Arm { token } => self.alarm = Some((Instant::now() + self.node.config.deadline, token)),
-            Word::Round { round, of } => {
-                self.job.status.send_modify(|status| (status.round, status.rounds_of) = (round, of));
-            }
-            Word::Failed(reason) => return Err(reason),
-            Word::Outcome(..) => return Err("the engine was done twice: report it as a bug".to_owned()),
+    fn fail(&mut self, reason: &str) {
+        if self.phase != Phase::Running {
+            // The result stands; whoever still needs this node will do without.
+            tracing::warn!(reason, "after the end of a job");
+            return self.close();
         }
-        Ok(())
+        self.phase = Phase::Failed;
+        if let Err(error) = self.store.fail(self.nonce, reason).and_then(|()| self.store.forget(self.nonce)) {
+            tracing::error!(%error, "the failure of a job could not be noted in the store");
+        }
+        self.party = None;
+        self.out.push(Action::Ended(Err(reason.to_owned())));
+        self.failure = one_line(reason);
+        self.tell(&Peer::Abort(self.failure.clone()));
+        self.arm(Timer::Linger, LINGER);
     }
 
-    fn arrive(&mut self, room: OwnedSemaphorePermit, from: Slot, frame: Result<Bytes, NetError>) -> Result<(), String> {
-        let bytes = match frame {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                self.gone.insert(from);
-                return match self.done.contains(&from) {
-                    true => Ok(()),
-                    false => Err(format!("the link with {from} ended before the job was done: {error}")),
-                };
-            }
+    /// Nobody is left that needs a word of this node.
+    fn close_if_alone(&mut self) {
+        let heard = |other: &Other| other.done || other.over.is_some();
+        let alone = match self.phase {
+            Phase::Done => self.others.values().all(heard),
+            Phase::Failed => self.others.values().all(|other| heard(other) || !other.linked),
+            Phase::Running | Phase::Closed => false,
         };
-        match Peer::decode(&bytes) {
-            _ if self.done.contains(&from) => Err(format!("{from} sent more after it was done")),
-            Some(Peer::Frame(_)) => self.tell(Letter::Frame { from, bytes, _room: room }),
-            Some(Peer::Ready) if self.ready.insert(from) => Ok(()),
-            Some(Peer::Done) if self.started => {
-                self.done.insert(from);
-                Ok(())
-            }
-            Some(Peer::Abort(reason)) => {
-                self.gone.insert(from);
-                Err(format!("{from} says: {reason}"))
-            }
-            _ => Err(format!(
-                "{from} sent something that does not belong here: it runs another version or sends garbage"
-            )),
+        if alone {
+            self.close();
         }
     }
 
-    fn start_if_ready(&mut self) -> Result<(), String> {
-        if self.started || self.ready.len() != usize::from(self.job.manifest.manifest().roster.nodes()) {
-            return Ok(());
+    fn close(&mut self) {
+        // What others might have asked for; a job that failed left nothing.
+        if self.phase == Phase::Done
+            && let Err(error) = self.store.forget(self.nonce)
+        {
+            tracing::warn!(%error, "what is left of a job could not be dropped from the store");
         }
-        self.started = true;
-        self.tell(Letter::Event(Event::Start))
-    }
-
-    /// A thread that is gone has said why, or that it is done; its word is next.
-    fn tell(&self, letter: Letter) -> Result<(), String> {
-        let _ = self.letters.send(letter);
-        Ok(())
-    }
-
-    /// The last frame to every peer. A finished job waits until all peers have
-    /// finished too, a failed one only until its reason can have been read:
-    /// closing earlier could cut off what was sent before.
-    async fn say_goodbye(mut self, last: Peer<'_>) {
-        let patience = if last == Peer::Done { self.node.config.deadline } else { LINGER };
-        let last = Bytes::from(last.encode());
-        // Links that are only just made hear it as well.
-        while let Ok((slot, link)) = self.links.try_recv() {
-            drop(self.attach(slot, link).await);
-        }
-        for slot in self.mesh.slots().collect::<Vec<_>>() {
-            if !self.gone.contains(&slot) {
-                let _ = timeout(LINGER, self.mesh.send(slot, last.clone())).await;
-            }
-        }
-        let waiting = async {
-            while self.mesh.slots().any(|slot| !self.gone.contains(&slot) && !self.done.contains(&slot)) {
-                let (from, frame) = self.mesh.recv().await;
-                match frame.as_deref().map(Peer::decode) {
-                    Ok(Some(Peer::Done)) => drop(self.done.insert(from)),
-                    Ok(Some(Peer::Abort(reason))) => {
-                        tracing::warn!(%from, reason, "a node failed after the job was over here");
-                        self.gone.insert(from);
-                    }
-                    Ok(_) => {}
-                    Err(_) => drop(self.gone.insert(from)),
-                }
-            }
-        };
-        // Whoever is silent for so long is not waited for.
-        let _ = timeout(patience, waiting).await;
+        self.phase = Phase::Closed;
+        self.party = None;
+        self.out.push(Action::Closed);
     }
 }
 
-/// The next frame of a peer, once there is room for it before the engine.
-/// Cancel-safe, like both of its parts.
-async fn next_frame(
-    room: &Arc<Semaphore>,
-    mesh: &mut LinkMesh,
-) -> (OwnedSemaphorePermit, Slot, Result<Bytes, NetError>) {
-    let permit = Arc::clone(room).acquire_owned().await.expect("this semaphore is never closed");
-    let (from, frame) = mesh.recv().await;
-    (permit, from, frame)
+/// A device on which nothing of the job is left when the session ends, however
+/// it ends: it may have nothing else to do for a long time.
+struct Settled(Device);
+
+impl Drop for Settled {
+    fn drop(&mut self) {
+        self.0.settle();
+    }
+}
+
+/// The log of a party that may lose its device, in the node's store.
+struct Events {
+    store: Arc<dyn Store>,
+    nonce: Nonce,
+}
+
+impl replay::Log for Events {
+    fn append(&mut self, index: u32, entry: &[u8]) -> Result<(), String> {
+        self.store.append_log(self.nonce, index, entry).map_err(|e| e.to_string())
+    }
+    fn entry(&self, index: u32) -> Result<Vec<u8>, String> {
+        let entry = self.store.log_entry(self.nonce, index).map_err(|e| e.to_string())?;
+        entry.ok_or_else(|| format!("event {index} is not in this node's store any more"))
+    }
+    fn segment(&self, index: u32) -> Result<Vec<u8>, String> {
+        let segment = self.store.segment(self.nonce, index).map_err(|e| e.to_string())?;
+        segment.ok_or_else(|| format!("segment {index} is not in this node's store any more"))
+    }
 }

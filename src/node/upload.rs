@@ -7,14 +7,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
-use super::engine_thread::{self, Letter};
-use super::session::Session;
+use super::session::{self, Event, Session};
+use super::setup::Keep;
+use super::shell::{self, Letter, Shell};
 use super::visit::Answering;
 use super::wire::{ADDRESS_LIMIT, ToNode, ToOwner, UPLOAD_LIMIT};
 use super::{Node, Running, Status, lock, short};
-use crate::engine::Event;
 use crate::entropy::Entropy;
 use crate::job::{Assigned, Assignment, InputEntry, SignedManifest};
 use crate::keys::hex;
@@ -43,17 +43,17 @@ pub(super) async fn begin(
     let place = Arc::clone(&node.places).try_acquire_owned().map_err(|_| {
         format!("this node runs {} jobs already, which is its limit: try again later", node.config.max_jobs)
     })?;
-    let assignment = Assignment::from_bytes(assignment).map_err(|e| e.to_string())?;
-    let checking = Arc::clone(node);
+    let (checking, assignment) = (Arc::clone(node), Zeroizing::new(assignment.to_vec()));
     let assigned =
-        tokio::task::spawn_blocking(move || check(&checking, &peer, assignment, &addresses).map(|a| (a, addresses)));
+        tokio::task::spawn_blocking(move || check(&checking, &peer, &assignment, &addresses).map(|a| (a, addresses)));
     let (assigned, addresses) = assigned.await.unwrap_or_else(|_| Err("the job could not be checked".to_owned()))?;
-    start(node, assigned, addresses, place)
+    start(node, assigned, addresses, Some(place), false)
 }
 
 /// Everything that can be said before the job costs anything but planning;
 /// its nonce is noted at the end.
-fn check(node: &Node, peer: &[u8; 32], assignment: Assignment, addresses: &[String]) -> Result<Assigned, String> {
+fn check(node: &Node, peer: &[u8; 32], bytes: &[u8], addresses: &[String]) -> Result<Assigned, String> {
+    let assignment = Assignment::from_bytes(bytes).map_err(|e| e.to_string())?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs());
     let Node { config, .. } = node;
     let manifest = SignedManifest::verify(&assignment.manifest, now, &config.limits).map_err(|e| e.to_string())?;
@@ -74,51 +74,74 @@ fn check(node: &Node, peer: &[u8; 32], assignment: Assignment, addresses: &[Stri
     }
     let node_key = config.key.public();
     let assigned = Assigned::check(assignment, &node_key, now, &config.limits).map_err(|e| e.to_string())?;
-    config.store.begin(manifest.manifest().nonce, manifest.digest()).map_err(|e| e.to_string())?;
+    let nonce = manifest.manifest().nonce;
+    config.store.begin(nonce, manifest.digest()).map_err(|e| e.to_string())?;
+    if assigned.plan().replays() {
+        let keep = Keep::new(Arc::clone(&config.store), nonce);
+        let kept = keep.put_setup(&config.key, &manifest, assigned.slot(), (bytes, addresses), now);
+        if let Err(reason) = kept {
+            config.store.fail(nonce, &reason).map_err(|e| e.to_string())?;
+            return Err(reason);
+        }
+    }
     Ok(assigned)
 }
 
-/// From here on the job runs, and ends only through its session.
-fn start(
+/// From here on the job runs, and ends only through its session; again, if an
+/// earlier process has begun it.
+pub(super) fn start(
     node: &Arc<Node>,
     assigned: Assigned,
     addresses: Vec<String>,
-    place: OwnedSemaphorePermit,
+    place: Option<OwnedSemaphorePermit>,
+    again: bool,
 ) -> Result<Begun, String> {
     let manifest = assigned.manifest().clone();
-    let (digest, nonce) = (manifest.digest(), manifest.manifest().nonce);
+    let digest = manifest.digest();
     let segments_of = manifest.stream().segments();
     let Ok(segments_of) = u32::try_from(segments_of) else {
         return Err(format!("the material has {segments_of} segments, expected at most {}", u32::MAX));
     };
+    let segments = if again { segments_of } else { 0 };
     let (links, links_in) = mpsc::unbounded_channel();
     let (stop, stops) = mpsc::unbounded_channel();
     let (letters, letters_in) = mpsc::unbounded_channel();
-    let (words_out, words) = mpsc::unbounded_channel();
+    let (actions_out, actions) = mpsc::unbounded_channel();
     // A seed that others may know serves marked jobs and no others.
     let entropy = if manifest.manifest().insecure_seeded { node.config.entropy } else { Entropy::system() };
     let job = Arc::new(Running {
         slot: assigned.slot(),
-        status: watch::Sender::new(Status { segments_of, ..Status::default() }),
+        status: watch::Sender::new(Status { segments, segments_of, ..Status::default() }),
         links,
         stop,
         manifest,
+        replays: assigned.plan().replays(),
     });
     let plan = Arc::clone(assigned.plan());
-    let (store, devices) = (Arc::clone(&node.config.store), Arc::clone(&node.config.devices));
-    let engine = engine_thread::Job { assigned, nonce, store, entropy, devices, checking: Arc::clone(&node.checking) };
+    let session = Session::new(session::Setup {
+        assigned,
+        addresses: addresses.clone(),
+        key: Arc::clone(&node.config.key),
+        store: Arc::clone(&node.config.store),
+        entropy,
+        devices: Arc::clone(&node.config.devices),
+        deadline: node.config.deadline,
+        patience: node.config.patience,
+    });
+    // The receiver is here: it is taken.
+    let _ = letters.send(Event::Begin { again }.into());
+    let checking = Arc::clone(&node.checking);
     let thread = std::thread::Builder::new().name(format!("job {}", hex(&digest[..4])));
     thread
-        .spawn(move || engine_thread::run(engine, letters_in, &words_out))
+        .spawn(move || shell::run(session, letters_in, &actions_out, &checking))
         .map_err(|error| format!("this node cannot start a thread: {error}"))?;
-    let session = Session {
+    let shell = Shell {
         node: Arc::clone(node),
         job: Arc::clone(&job),
         plan,
-        entropy,
         addresses,
         letters: letters.clone(),
-        words,
+        actions,
         links: links_in,
         stop: stops,
         place,
@@ -127,10 +150,10 @@ fn start(
     {
         let mut sessions = lock(&node.sessions);
         while sessions.try_join_next().is_some() {}
-        sessions.spawn(session.run());
+        sessions.spawn(shell.run());
     }
     node.begun.send_modify(|count| *count += 1);
-    tracing::info!(job = hex(&digest[..8]), slot = %job.slot, "job begun");
+    tracing::info!(job = hex(&digest[..8]), slot = %job.slot, again, "job begun");
     Ok(Begun { job, letters })
 }
 
@@ -162,7 +185,7 @@ pub(super) async fn upload(node: &Arc<Node>, mut link: Link, begun: Begun) {
     };
     if let Some(reason) = stop {
         // A session that is gone has ended the job already.
-        let _ = uploading.job.stop.send(reason);
+        let _ = uploading.job.stop.send(Event::Stop(reason));
     }
     if let Failed::Job(reason) | Failed::Owner(reason) = failed {
         uploading.link.last(ToOwner::Failed(reason)).await;
@@ -286,7 +309,7 @@ impl Uploading {
                 Some(entry) if entry.words == 0 => inputs.push(Vec::new()),
                 Some(_) => return,
                 // A thread that is gone has said why to the session.
-                None => drop(self.letters.send(Letter::Inputs(self.inputs.take().unwrap_or_default()))),
+                None => drop(self.letters.send(Event::Inputs(self.inputs.take().unwrap_or_default()).into())),
             }
         }
     }
@@ -294,6 +317,7 @@ impl Uploading {
     /// Checks a segment, stores it, and lets the engine know.
     async fn segment(&mut self, expected: u32, header: SignedHeader, frame: Bytes) -> Result<(), Failed> {
         let (store, manifest) = (Arc::clone(&self.node.config.store), self.job.manifest.clone());
+        let replays = self.job.replays;
         let stored = tokio::task::spawn_blocking(move || {
             let (found, attempt) = (header.claimed().index, header.claimed().attempt);
             if found != expected || attempt != 0 {
@@ -305,11 +329,11 @@ impl Uploading {
                 return Err("the owner sent a segment that changed on the way".to_owned());
             };
             checked.accept(bytes).map_err(|error| error.to_string())?;
-            store.put_segment(manifest.manifest().nonce, expected, bytes).map_err(|error| error.to_string())
+            Keep::new(store, manifest.manifest().nonce).put_segment(&header, bytes, replays)
         });
         match stored.await.unwrap_or_else(|_| Err("a segment could not be stored: see this node's log".to_owned())) {
             Ok(()) => {
-                let _ = self.letters.send(Letter::Event(Event::Header(Box::new(header))));
+                let _ = self.letters.send(Event::Header(Box::new(header)).into());
                 Ok(())
             }
             // The store takes nothing for a job that is over; that is told next.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::session::LINGER;
+use super::session::{Event, LINGER};
 use super::wire::{Peer, SUBMIT_LIMIT, ToNode, ToOwner, one_line};
 use super::{Kept, Node, Parties, Running, Status, lock, short, upload};
 use crate::keys::hex;
@@ -106,12 +106,13 @@ impl Answering {
 async fn other_node(node: &Arc<Node>, link: Link, manifest: [u8; 32]) {
     let label = link.label().to_owned();
     let Ok(_place) = node.early.try_acquire() else {
-        return abort(link, "too many links wait for their jobs here: try again".to_owned()).await;
+        // It will dial again.
+        return tracing::warn!(peer = label, "too many links wait for their jobs: one is dropped");
     };
     let mut begun = node.begun.subscribe();
     let until = Instant::now() + node.config.deadline;
     loop {
-        if let Some(job) = node.running(&manifest) {
+        if let Some(job) = node.speaking(&manifest) {
             let dialler = job.manifest.manifest().nodes.iter().position(|key| *key.identity() == link.peer());
             return match dialler.map(|index| crate::roster::Slot(index as u8 + 1)) {
                 // A session that has just ended drops the link, which says enough.
@@ -244,7 +245,7 @@ async fn cancel(node: &Node, peer: &[u8; 32], manifest: [u8; 32]) -> Result<(), 
     };
     let mut status = job.status.subscribe();
     // A session that has just ended is over in any case.
-    let _ = job.stop.send("its owner cancelled the job".to_owned());
+    let _ = job.stop.send(Event::Stop("its owner cancelled the job".to_owned()));
     let over = timeout(Duration::from_secs(60), status.wait_for(|status| status.end.is_some())).await;
     match over.map(|end| end.map(|status| status.end.clone())) {
         Ok(Ok(Some(Err(_)))) => Ok(()),

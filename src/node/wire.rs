@@ -117,12 +117,20 @@ impl ToOwner {
 pub(crate) enum Peer<'a> {
     /// A frame of the engine.
     Frame(&'a [u8]),
-    /// All inputs are verified here; the job can start when all say so.
+    /// All inputs are verified here; the job can start when all say so. It is
+    /// said again on every new link.
     Ready,
-    /// The job is done here, and this is the last frame.
+    /// The job is done here. Only what was opened, and the last frames, follow,
+    /// for those who ask.
     Done,
     /// The job has ended here without a result, for this reason.
     Abort(String),
+    /// The sender holds what was opened below this round: it asks for the words of
+    /// the round before that, of all from there on, then for the frames of the
+    /// exchange that the receiver is in.
+    Behind { round: u32 },
+    /// What was opened in a round, 8 bytes a word, and the transcript after it.
+    Words { round: u32, transcript: [u8; 32], words: &'a [u8] },
 }
 
 impl<'a> Peer<'a> {
@@ -137,16 +145,14 @@ impl<'a> Peer<'a> {
 
     /// The wire form.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let (kind, rest) = match self {
-            Self::Frame(bytes) => (0, *bytes),
-            Self::Ready => (1, &[][..]),
-            Self::Done => (2, &[][..]),
-            Self::Abort(reason) => (3, reason.as_bytes()),
-        };
-        let mut out = Vec::with_capacity(1 + rest.len());
-        out.push(kind);
-        out.extend_from_slice(rest);
-        out
+        match self {
+            Self::Frame(bytes) => [&[0], *bytes].concat(),
+            Self::Ready => vec![1],
+            Self::Done => vec![2],
+            Self::Abort(reason) => [&[3], reason.as_bytes()].concat(),
+            Self::Behind { round } => [&[4][..], &round.to_le_bytes()].concat(),
+            Self::Words { round, transcript, words } => [&[5], &round.to_le_bytes()[..], transcript, words].concat(),
+        }
     }
 
     /// Reads the wire form; none for anything else. Reasons are cut and made
@@ -157,6 +163,12 @@ impl<'a> Peer<'a> {
             (1, []) => Some(Self::Ready),
             (2, []) => Some(Self::Done),
             (3, reason) => Some(Self::Abort(one_line(&String::from_utf8_lossy(reason)))),
+            (4, round) => Some(Self::Behind { round: u32::from_le_bytes(round.try_into().ok()?) }),
+            (5, rest) => {
+                let (round, rest) = rest.split_first_chunk()?;
+                let (transcript, words) = rest.split_first_chunk()?;
+                Some(Self::Words { round: u32::from_le_bytes(*round), transcript: *transcript, words })
+            }
             _ => None,
         }
     }
@@ -226,7 +238,14 @@ mod tests {
             ToOwner::Failed("ah".into()),
             ToOwner::Verified,
         ];
-        let peers = [Peer::Frame(&[1, 2]), Peer::Ready, Peer::Done, Peer::Abort("why".into())];
+        let peers = [
+            Peer::Frame(&[1, 2]),
+            Peer::Ready,
+            Peer::Done,
+            Peer::Abort("why".into()),
+            Peer::Behind { round: 258 },
+            Peer::Words { round: 3, transcript: [9; 32], words: &[7; 8] },
+        ];
         for message in &to_node {
             assert_eq!(ToNode::decode(&message.encode()).as_ref(), Some(message));
         }
@@ -239,7 +258,7 @@ mod tests {
         let mut all: Vec<String> = to_node.iter().map(|m| hex(&m.encode())).collect();
         all.extend(to_owner.iter().map(|m| hex(&m.encode())));
         all.extend(peers.iter().map(|m| hex(&m.encode())));
-        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 08 000102 01 02 03776879");
+        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 08 000102 01 02 03776879 0402010000 050300000009090909090909090909090909090909090909090909090909090909090909090707070707070707");
     }
 
     #[test]

@@ -73,6 +73,17 @@ impl Entry {
         Ok(Claim::Extended)
     }
 
+    /// Whether the rounds of a job that an earlier process left may be claimed again.
+    pub(super) fn resume(&self, nonce: &Nonce, interrupted: bool) -> Result<(), StoreError> {
+        self.must_run(nonce)?;
+        let refuse = |reason| Err(StoreError::NoResume { job: short(nonce), reason });
+        match (interrupted, self.opened) {
+            (false, _) => refuse("it was begun by this process"),
+            (_, Some(_)) => refuse("it has opened a check, after which its MAC key may be known"),
+            (true, None) => Ok(()),
+        }
+    }
+
     pub(super) fn open_check(&self) -> Option<u32> {
         self.opened.filter(|_| self.opened != self.passed)
     }

@@ -13,20 +13,52 @@ use super::{Held, Job, JobState, Nonce, Store, StoreError, entry::Entry, short};
 #[derive(Default)]
 pub struct MemoryStore {
     jobs: Mutex<BTreeMap<Nonce, Kept>>,
+    /// what a crash could still undo, in order
+    #[cfg(test)]
+    undurable: Mutex<Vec<(Nonce, Undurable)>>,
 }
 
+/// A write that needs a sync.
+#[cfg(test)]
+#[derive(Clone, Copy)]
+enum Undurable {
+    Part(u64),
+    Segment(u32),
+}
+
+#[cfg_attr(test, derive(Clone))]
 struct Kept {
     entry: Entry,
     next: u64,
     record: Option<Vec<u8>>,
     segments: BTreeMap<u32, Vec<u8>>,
     log: BTreeMap<u32, Vec<u8>>,
+    parts: BTreeMap<u64, Vec<u8>>,
+    /// it was running when this store was copied from one that crashed
+    interrupted: bool,
 }
 
 impl MemoryStore {
     /// An empty store.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What a process that starts now would find if this one crashed, where
+    /// `keep` says how many of the writes that were never synced are on disk.
+    #[cfg(test)]
+    pub(crate) fn crashed(&self, keep: impl FnOnce(usize) -> usize) -> Self {
+        let copy = |kept: &Kept| Kept { next: kept.entry.reserved, interrupted: true, ..kept.clone() };
+        let mut jobs: BTreeMap<_, _> = self.lock().iter().map(|(nonce, kept)| (*nonce, copy(kept))).collect();
+        let undurable = self.undurable.lock().unwrap();
+        for (nonce, write) in undurable.iter().skip(keep(undurable.len())) {
+            let Some(kept) = jobs.get_mut(nonce) else { continue };
+            match write {
+                Undurable::Part(part) => drop(kept.parts.remove(part)),
+                Undurable::Segment(index) => drop(kept.segments.remove(index)),
+            }
+        }
+        Self { jobs: Mutex::new(jobs), undurable: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Nonce, Kept>> {
@@ -46,7 +78,8 @@ impl Store for MemoryStore {
     fn begin(&self, nonce: Nonce, digest: [u8; 32]) -> Result<(), StoreError> {
         let mut jobs = self.lock();
         let entry = Entry::begin(jobs.get(&nonce).map(|kept| &kept.entry), &nonce, digest)?;
-        jobs.insert(nonce, Kept { entry, next: 0, record: None, segments: BTreeMap::new(), log: BTreeMap::new() });
+        let (segments, log, parts) = Default::default();
+        jobs.insert(nonce, Kept { entry, next: 0, record: None, segments, log, parts, interrupted: false });
         Ok(())
     }
 
@@ -59,7 +92,10 @@ impl Store for MemoryStore {
     }
 
     fn interrupted(&self) -> Result<Vec<Job>, StoreError> {
-        Ok(Vec::new()) // no job of an earlier process is known
+        // None but of copies that tests make: no earlier process is known.
+        let jobs = self.lock();
+        let interrupted = jobs.iter().filter(|(_, kept)| kept.interrupted && kept.entry.state == JobState::Running);
+        Ok(interrupted.map(|(nonce, kept)| kept.entry.job(*nonce)).collect())
     }
 
     fn finish(&self, nonce: Nonce, record: &[u8]) -> Result<(), StoreError> {
@@ -101,6 +137,8 @@ impl Store for MemoryStore {
     fn put_segment(&self, nonce: Nonce, index: u32, bytes: &[u8]) -> Result<(), StoreError> {
         self.with(nonce, |kept| {
             kept.entry.must_run(&nonce)?;
+            #[cfg(test)]
+            self.undurable.lock().unwrap().push((nonce, Undurable::Segment(index)));
             let held = kept.segments.entry(index).or_insert_with(|| bytes.to_vec());
             if held == bytes { Ok(()) } else { Err(StoreError::SegmentDiffers { job: short(&nonce), index }) }
         })
@@ -113,6 +151,34 @@ impl Store for MemoryStore {
     fn drop_segments_below(&self, nonce: Nonce, index: u32) -> Result<(), StoreError> {
         self.with(nonce, |kept| {
             kept.segments = kept.segments.split_off(&index);
+            Ok(())
+        })
+    }
+
+    fn put_part(&self, nonce: Nonce, part: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.with(nonce, |kept| {
+            kept.entry.must_run(&nonce)?;
+            kept.parts.insert(part, bytes.to_vec());
+            #[cfg(test)]
+            self.undurable.lock().unwrap().push((nonce, Undurable::Part(part)));
+            Ok(())
+        })
+    }
+
+    fn part(&self, nonce: Nonce, part: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with(nonce, |kept| Ok(kept.parts.get(&part).cloned()))
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        #[cfg(test)]
+        self.undurable.lock().unwrap().clear();
+        Ok(())
+    }
+
+    fn resume(&self, nonce: Nonce) -> Result<(), StoreError> {
+        self.with(nonce, |kept| {
+            kept.entry.resume(&nonce, kept.interrupted)?;
+            (kept.next, kept.interrupted) = (0, false);
             Ok(())
         })
     }
@@ -141,6 +207,7 @@ impl Store for MemoryStore {
             kept.entry.must_be_over(&nonce)?;
             kept.segments.clear();
             kept.log.clear();
+            kept.parts.clear();
             Ok(())
         })
     }

@@ -5,7 +5,8 @@
 //!
 //! - a nonce starts one job, ever, so no mask is derived twice;
 //! - the **cursor** of a job's material only moves forward, and after a crash it
-//!   stands at or past everything that was used;
+//!   stands at or past everything that was used, except in a job that is
+//!   [resumed](Store::resume);
 //! - a SPDZ check that was opened and not passed stays visible, because a node
 //!   that answers again after it could give its MAC key away (a key is burnt by
 //!   a check that does not end well; Damgård et al., eprint 2012/642).
@@ -20,9 +21,9 @@
 //! |---|---|
 //! | `begin`, `finish`, `fail`, `check_opened`, `check_passed`, `forget`, `drop_record` | kept once the call has returned |
 //! | `advance` | the cursor, at most [`RESERVE`] rounds past the last used one |
-//! | `put_segment`, `drop_segments_below`, `append_log` | may be undone |
+//! | `put_segment`, `put_part`, `drop_segments_below`, `append_log` | may be undone until the next `sync`, or call of the first row |
 //!
-//! A lost segment is fetched and verified again, so it needs no sync of its own.
+//! What is undone is the end: of two writes, never the earlier one alone.
 //!
 //! # Old copies
 //!
@@ -32,7 +33,8 @@
 //! gone while the witness is there. Both files restored together (a virtual
 //! machine's snapshot, a copied directory) **cannot be noticed here**. Two
 //! things still hold then: jobs that the old copy shows as running are reported
-//! by [`Store::interrupted`] and must be failed, not continued; and a nonce that
+//! by [`Store::interrupted`] and must be failed, not continued (or be such that what
+//! they say again is what they have said: [`Store::resume`]); and a nonce that
 //! only the newer store knew is still known to the other nodes, which refuse it.
 //! Never run a node from a snapshot taken while it had jobs, nor two from one.
 
@@ -158,6 +160,14 @@ pub enum StoreError {
         /// the last that was passed
         passed: Option<u32>,
     },
+    /// The job cannot be taken up where an earlier process left it.
+    #[error("job {job} cannot be resumed: {reason}")]
+    NoResume {
+        /// the job
+        job: String,
+        /// why
+        reason: &'static str,
+    },
     /// Two different segments for one place.
     #[error("job {job} holds another segment {index} already: two were sent for one place, the job must end")]
     SegmentDiffers {
@@ -229,7 +239,8 @@ pub trait Store: Send + Sync {
     fn jobs(&self) -> Result<Vec<Job>, StoreError>;
 
     /// The jobs that were running when the store was last closed or its process
-    /// died, and still count as running. The node fails them before it serves.
+    /// died, and still count as running. The node fails or resumes each of them
+    /// before it serves.
     fn interrupted(&self) -> Result<Vec<Job>, StoreError>;
 
     /// Ends a running job with what its owner may fetch.
@@ -283,6 +294,29 @@ pub trait Store: Send + Sync {
     /// A segment; `None` if it never came, was dropped, or was lost in a crash.
     fn segment(&self, nonce: Nonce, index: u32) -> Result<Option<Vec<u8>>, StoreError>;
 
+    /// Keeps something of a running job that a later process, or another node, may
+    /// ask for: what the job is made again from, what was opened. The numbers are
+    /// the caller's; a number that is there is written over.
+    fn put_part(&self, nonce: Nonce, part: u64, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// A part; `None` if it was never kept, was lost in a crash, or was forgotten.
+    fn part(&self, nonce: Nonce, part: u64) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Everything that was written before is on disk when this returns.
+    fn sync(&self) -> Result<(), StoreError>;
+
+    /// Lets an interrupted job claim its rounds once more, from the first.
+    ///
+    /// **Only** for jobs in which a node's messages are a function of what all
+    /// nodes hold alike (docs/protocols.md, 16: one word, one message): there, a
+    /// round that is computed again gives the same message under the same mask.
+    /// In any other job it would give two, and their difference is one of secrets.
+    ///
+    /// # Errors
+    /// [`StoreError::NoResume`] for a job of this process, and for one that ever
+    /// opened a SPDZ check.
+    fn resume(&self, nonce: Nonce) -> Result<(), StoreError>;
+
     /// Drops the segments with numbers below `index`, once they are used.
     fn drop_segments_below(&self, nonce: Nonce, index: u32) -> Result<(), StoreError>;
 
@@ -296,7 +330,7 @@ pub trait Store: Send + Sync {
     /// What a job's segments take. Cost: one visit to each.
     fn segments(&self, nonce: Nonce) -> Result<Held, StoreError>;
 
-    /// Drops all segments and the log of a job that is over. Nonce, digest, outcome and
+    /// Drops all segments, parts and the log of a job that is over. Nonce, digest, outcome and
     /// record stay.
     ///
     /// # Errors

@@ -22,10 +22,11 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("beaverdam");
 const JOBS: TableDefinition<&Nonce, &[u8]> = TableDefinition::new("jobs");
 const RECORDS: TableDefinition<&Nonce, &[u8]> = TableDefinition::new("records");
 const SEGMENTS: TableDefinition<(&Nonce, u32), &[u8]> = TableDefinition::new("segments");
+const PARTS: TableDefinition<(&Nonce, u64), &[u8]> = TableDefinition::new("parts");
 const LOG: TableDefinition<(&Nonce, u32), &[u8]> = TableDefinition::new("log");
 
 /// The format of the tables; another number is another release's store.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// `redb` would take a gigabyte; a node is to stay small.
 const CACHE_BYTES: usize = 8 << 20;
 
@@ -79,12 +80,12 @@ impl RedbStore {
             .map_err(|e| failed(&path, e))?;
         let live = Live { next: HashMap::new(), interrupted: HashSet::new(), count: 0, witness };
         let store = Self { path, db, live: Mutex::new(live) };
-        store.resume(exists)?;
+        store.look_back(exists)?;
         Ok(store)
     }
 
     /// Compares the file with its witness and finds the jobs that were running.
-    fn resume(&self, exists: bool) -> Result<(), StoreError> {
+    fn look_back(&self, exists: bool) -> Result<(), StoreError> {
         let mut live = self.lock();
         if exists {
             let (format, count) = self.read(|txn| {
@@ -106,16 +107,18 @@ impl RedbStore {
             txn.open_table(JOBS)?;
             txn.open_table(RECORDS)?;
             txn.open_table(SEGMENTS)?;
+            txn.open_table(PARTS)?;
             txn.open_table(LOG)?;
             Ok(())
         })?;
-        for (nonce, entry) in self.entries()? {
-            if entry.state == JobState::Running {
-                live.interrupted.insert(nonce);
-                live.next.insert(nonce, entry.reserved);
-            }
+        let (running, over): (Vec<_>, Vec<_>) =
+            self.entries()?.into_iter().partition(|(_, entry)| entry.state == JobState::Running);
+        for (nonce, entry) in running {
+            live.interrupted.insert(nonce);
+            live.next.insert(nonce, entry.reserved);
         }
-        Ok(())
+        // What a process that died between the end of a job and its clearing left.
+        self.write(Durability::None, |txn| over.iter().try_for_each(|(nonce, _)| clear(txn, nonce)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Live> {
@@ -301,6 +304,32 @@ impl Store for RedbStore {
         })
     }
 
+    fn put_part(&self, nonce: Nonce, part: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        self.entry(nonce)?.must_run(&nonce)?;
+        self.write(Durability::None, |txn| {
+            txn.open_table(PARTS)?.insert((&nonce, part), bytes)?;
+            Ok(())
+        })
+    }
+
+    fn part(&self, nonce: Nonce, part: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.entry(nonce)?;
+        self.read(|txn| Ok(txn.open_table(PARTS)?.get((&nonce, part))?.map(|value| value.value().to_vec())))
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        // A durable commit takes all earlier ones with it.
+        self.durable(&mut self.lock(), |_| Ok(()))
+    }
+
+    fn resume(&self, nonce: Nonce) -> Result<(), StoreError> {
+        let mut live = self.lock();
+        self.entry(nonce)?.resume(&nonce, live.interrupted.contains(&nonce))?;
+        live.interrupted.remove(&nonce);
+        live.next.insert(nonce, 0);
+        Ok(())
+    }
+
     fn append_log(&self, nonce: Nonce, index: u32, entry: &[u8]) -> Result<(), StoreError> {
         self.entry(nonce)?.must_run(&nonce)?;
         self.write(Durability::None, |txn| {
@@ -328,11 +357,7 @@ impl Store for RedbStore {
 
     fn forget(&self, nonce: Nonce) -> Result<(), StoreError> {
         let over = |entry: &mut Entry| entry.must_be_over(&nonce);
-        self.change(nonce, over, |txn| {
-            txn.open_table(SEGMENTS)?.retain_in((&nonce, 0)..=(&nonce, u32::MAX), |_, _| false)?;
-            txn.open_table(LOG)?.retain_in((&nonce, 0)..=(&nonce, u32::MAX), |_, _| false)?;
-            Ok(())
-        })
+        self.change(nonce, over, |txn| clear(txn, &nonce))
     }
 
     fn drop_record(&self, nonce: Nonce) -> Result<(), StoreError> {
@@ -342,6 +367,14 @@ impl Store for RedbStore {
             Ok(())
         })
     }
+}
+
+/// Drops the bulk of a job.
+fn clear(txn: &WriteTransaction, nonce: &Nonce) -> Result<(), redb::Error> {
+    txn.open_table(SEGMENTS)?.retain_in((nonce, 0)..=(nonce, u32::MAX), |_, _| false)?;
+    txn.open_table(PARTS)?.retain_in((nonce, 0)..=(nonce, u64::MAX), |_, _| false)?;
+    txn.open_table(LOG)?.retain_in((nonce, 0)..=(nonce, u32::MAX), |_, _| false)?;
+    Ok(())
 }
 
 fn put_entry(txn: &WriteTransaction, nonce: &Nonce, entry: &Entry) -> Result<(), redb::Error> {

@@ -108,6 +108,73 @@ fn a_log_comes_back_until_it_is_forgotten(store: &dyn Store) {
     assert_eq!(store.log_entry(B, 1).unwrap().unwrap(), b"of another job");
 }
 
+fn parts_come_back_until_they_are_forgotten(store: &dyn Store) {
+    store.begin(A, DIGEST).unwrap();
+    store.begin(B, DIGEST).unwrap();
+    for part in [0, 1, u64::from(u32::MAX) + 1, u64::MAX] {
+        store.put_part(A, part, &part.to_le_bytes()).unwrap();
+    }
+    store.put_part(A, 1, b"another").unwrap();
+    store.put_part(B, 1, b"of another job").unwrap();
+    store.sync().unwrap();
+    assert_eq!(store.part(A, u64::MAX).unwrap().unwrap(), [255; 8]);
+    assert_eq!(store.part(A, 1).unwrap().unwrap(), b"another");
+    assert_eq!(store.part(A, 2).unwrap(), None);
+    store.finish(A, b"record").unwrap();
+    // Others may still ask for it.
+    assert_eq!(store.part(A, 0).unwrap().unwrap(), [0; 8]);
+    assert!(matches!(store.put_part(A, 2, b""), Err(StoreError::Over { .. })));
+    assert!(matches!(store.put_part([9; 32], 2, b""), Err(StoreError::Unknown { .. })));
+    store.forget(A).unwrap();
+    assert_eq!(store.part(A, 0).unwrap(), None);
+    assert_eq!(store.part(A, u64::MAX).unwrap(), None);
+    assert_eq!(store.part(B, 1).unwrap().unwrap(), b"of another job");
+}
+
+fn no_job_of_this_process_is_resumed(store: &dyn Store) {
+    store.begin(A, DIGEST).unwrap();
+    store.advance(A, 3).unwrap();
+    assert!(matches!(store.resume(A), Err(StoreError::NoResume { .. })));
+    assert!(matches!(store.resume(B), Err(StoreError::Unknown { .. })));
+    assert!(matches!(store.advance(A, 3), Err(StoreError::UsedMaterial { .. })));
+    store.fail(A, "a reason").unwrap();
+    assert!(matches!(store.resume(A), Err(StoreError::Over { .. })));
+}
+
+/// Two jobs in the middle, of which one has opened a check.
+fn left_behind(first: &dyn Store) {
+    for job in [A, B] {
+        first.begin(job, DIGEST).unwrap();
+        (0..RESERVE + 2).for_each(|round| first.advance(job, round).unwrap());
+        first.put_part(job, 7, b"part").unwrap();
+    }
+    first.check_opened(B, 0).unwrap();
+    first.check_passed(B, 0).unwrap();
+}
+
+/// What a second process makes of them.
+fn rounds_are_claimed_again_by_who_resumes(store: &dyn Store) {
+    assert_eq!(store.interrupted().unwrap().len(), 2);
+    assert!(matches!(store.advance(A, 0), Err(StoreError::UsedMaterial { .. })));
+    assert!(matches!(store.resume(B), Err(StoreError::NoResume { .. })));
+    store.resume(A).unwrap();
+    assert!(matches!(store.resume(A), Err(StoreError::NoResume { .. })), "once");
+    assert_eq!(store.interrupted().unwrap().iter().map(|job| job.nonce).collect::<Vec<_>>(), [B]);
+    assert_eq!(store.part(A, 7).unwrap().unwrap(), b"part");
+    for round in 0..2 * RESERVE {
+        store.advance(A, round).unwrap();
+        assert!(matches!(store.advance(A, round), Err(StoreError::UsedMaterial { .. })));
+    }
+    assert!(matches!(store.advance(B, 0), Err(StoreError::UsedMaterial { .. })));
+}
+
+#[test]
+fn a_resumed_job_claims_its_rounds_again() {
+    let store = MemoryStore::new();
+    left_behind(&store);
+    rounds_are_claimed_again_by_who_resumes(&store.crashed(|all| all));
+}
+
 fn what_is_forgotten_stays_burnt(store: &dyn Store) {
     store.begin(A, DIGEST).unwrap();
     store.begin(B, DIGEST).unwrap();
@@ -162,6 +229,8 @@ macro_rules! whole_battery {
                 checks_go_one_at_a_time,
                 segments_come_back_and_are_dropped,
                 a_log_comes_back_until_it_is_forgotten,
+                parts_come_back_until_they_are_forgotten,
+                no_job_of_this_process_is_resumed,
                 what_is_forgotten_stays_burnt,
                 unknown_jobs_are_named,
             ]
@@ -228,6 +297,14 @@ mod disk {
         assert!(store.interrupted().unwrap().is_empty());
     }
 
+    #[test]
+    fn a_resumed_job_claims_its_rounds_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        left_behind(&RedbStore::open(&path).unwrap());
+        rounds_are_claimed_again_by_who_resumes(&RedbStore::open(&path).unwrap());
+    }
+
     /// Run by the tests below in a process of its own.
     #[test]
     #[ignore = "a part of other tests"]
@@ -240,6 +317,8 @@ mod disk {
                 store.begin(A, DIGEST).unwrap();
                 (0..RESERVE + 10).for_each(|round| store.advance(A, round).unwrap());
                 store.check_opened(A, 0).unwrap();
+                store.put_part(A, 0, b"synced").unwrap();
+                store.sync().unwrap();
                 store.put_segment(A, 0, b"not durable").unwrap();
                 std::process::abort();
             }
@@ -284,6 +363,26 @@ mod disk {
         }
         store.advance(A, 2 * RESERVE).unwrap();
         assert_eq!(store.open_check(A).unwrap(), Some(0));
+        assert_eq!(store.part(A, 0).unwrap().unwrap(), b"synced");
+    }
+
+    #[test]
+    fn what_a_job_left_that_is_over_is_cleared_by_the_next_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let store = RedbStore::open(&path).unwrap();
+        for job in [A, B] {
+            store.begin(job, DIGEST).unwrap();
+            store.put_part(job, 1, b"part").unwrap();
+            store.put_segment(job, 0, b"segment").unwrap();
+        }
+        store.finish(A, b"record").unwrap();
+        drop(store);
+        let store = RedbStore::open(&path).unwrap();
+        assert_eq!((store.part(A, 1).unwrap(), store.segment(A, 0).unwrap()), (None, None));
+        assert_eq!(store.record(A).unwrap().unwrap(), b"record");
+        assert_eq!(store.part(B, 1).unwrap().unwrap(), b"part");
+        assert_eq!(store.segment(B, 0).unwrap().unwrap(), b"segment");
     }
 
     #[test]

@@ -1,0 +1,110 @@
+//! What peers say was opened in rounds in which this node was not there. More
+//! than t of them must say the same: one of those is honest.
+
+use std::collections::BTreeMap;
+
+use crate::roster::Slot;
+
+/// Bytes of opened words in the answer to one request; one longer round passes alone.
+pub(super) const SERVE_BYTES: usize = 4 << 20;
+
+/// What a claim takes beside its words.
+pub(super) const CLAIM_BYTES: usize = 128;
+
+/// Claims that are not agreed yet. No peer takes more memory than the answer
+/// to one request has.
+pub(super) struct Claims {
+    threshold: u8,
+    of: BTreeMap<Slot, BTreeMap<usize, Claim>>,
+}
+
+struct Claim {
+    digest: blake3::Hash,
+    transcript: [u8; 32],
+    words: Vec<u8>,
+}
+
+impl Claims {
+    pub(super) fn new(threshold: u8) -> Self {
+        Self { threshold, of: BTreeMap::new() }
+    }
+
+    /// Takes a peer's claim, in the place of an earlier one, unless it has made too many.
+    pub(super) fn add(&mut self, from: Slot, round: usize, transcript: [u8; 32], words: &[u8]) {
+        let claims = self.of.entry(from).or_default();
+        claims.remove(&round);
+        let held = claims.values().map(|claim| claim.words.len() + CLAIM_BYTES).sum::<usize>();
+        if held > 0 && held + words.len() + CLAIM_BYTES > SERVE_BYTES {
+            return;
+        }
+        let digest = blake3::Hasher::new().update(&transcript).update(words).finalize();
+        claims.insert(round, Claim { digest, transcript, words: words.to_vec() });
+    }
+
+    fn digest(&self, round: usize) -> Option<blake3::Hash> {
+        let of_round = || self.of.values().filter_map(|claims| claims.get(&round));
+        let says = |digest| of_round().filter(|claim| claim.digest == digest).count();
+        of_round().map(|claim| claim.digest).find(|digest| says(*digest) > usize::from(self.threshold))
+    }
+
+    /// Whether more than t peers make one claim about a round.
+    pub(super) fn is_agreed(&self, round: usize) -> bool {
+        self.digest(round).is_some()
+    }
+
+    /// The claim about a round that more than t peers make; it is taken out.
+    pub(super) fn agreed(&mut self, round: usize) -> Option<([u8; 32], Vec<u8>)> {
+        let digest = self.digest(round)?;
+        let mut claims = self.of.values_mut().filter_map(|claims| claims.remove(&round));
+        claims.find(|claim| claim.digest == digest).map(|claim| (claim.transcript, claim.words))
+    }
+
+    /// Forgets what is not needed any more.
+    pub(super) fn drop_below(&mut self, round: usize) {
+        for claims in self.of.values_mut() {
+            *claims = claims.split_off(&round);
+        }
+    }
+
+    /// Forgets what a peer said.
+    pub(super) fn drop_of(&mut self, peer: Slot) {
+        self.of.remove(&peer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_honest_peer_at_least_says_is_taken() {
+        let mut claims = Claims::new(1);
+        claims.add(Slot(1), 3, [1; 32], &[1; 8]);
+        claims.add(Slot(1), 3, [1; 32], &[1; 8]);
+        assert!(claims.agreed(3).is_none(), "one peer twice");
+        claims.add(Slot(2), 3, [1; 32], &[2; 8]);
+        claims.add(Slot(3), 3, [2; 32], &[1; 8]);
+        assert!(claims.agreed(3).is_none(), "other words, another transcript");
+        claims.add(Slot(4), 3, [2; 32], &[1; 8]);
+        assert_eq!(claims.agreed(3), Some(([2; 32], vec![1; 8])));
+        assert_eq!(claims.agreed(3), None);
+    }
+
+    #[test]
+    fn a_peer_takes_no_more_memory_than_an_answer_has() {
+        let mut claims = Claims::new(0);
+        let words = vec![0; SERVE_BYTES / 2];
+        for round in 0..100 {
+            claims.add(Slot(1), round, [0; 32], &words);
+        }
+        let held = claims.of.values().flat_map(BTreeMap::values).map(|claim| claim.words.len()).sum::<usize>();
+        assert!(held <= SERVE_BYTES, "{held}");
+        assert!(claims.agreed(0).is_some() && claims.agreed(1).is_none());
+        // One round may be longer than an answer.
+        claims.add(Slot(1), 7, [0; 32], &vec![0; 2 * SERVE_BYTES]);
+        assert!(claims.agreed(7).is_some());
+        claims.add(Slot(1), 8, [0; 32], &[]);
+        claims.drop_below(9);
+        assert!(claims.agreed(8).is_none());
+    }
+}

@@ -1,0 +1,213 @@
+//! What a node keeps of a job on its disk beside the segments: what the job's
+//! party is made again from after a restart, and what was opened, for itself and
+//! for nodes that are behind.
+//!
+//! The assignment holds the node's material keys, so it is sealed to the node's
+//! own key. Sealing does not authenticate, and need not: whoever can write to the store
+//! could put another assignment there, but only one that the owner signed, with
+//! the digest under which the store knows the job, and with keys that have the signed hashes.
+//! Inputs and segments are checked against signed roots each time that they are
+//! read, and opened words against the transcript that they lead to.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::field::Fp61;
+use crate::field::slice::{append_words, decode_words};
+use crate::job::{Assigned, Assignment, CheckedManifest, Limits, SignedManifest};
+use crate::keys::SecretKey;
+use crate::program::plan::Plan;
+use crate::roster::Slot;
+use crate::seal::{SealInfo, Sealed, open, seal};
+use crate::store::{Nonce, Store};
+use crate::transcript::SignedHeader;
+
+/// Bytes of an input in one part.
+const INPUT_PART: usize = 16 << 20;
+/// No output of a program has this number: what is sealed under it is a setup.
+const SETUP_OUTPUT: u32 = u32::MAX;
+
+/// The parts of a job in the store, by kind; the number of each stands below.
+const SETUP: u64 = 0;
+const INPUTS: u64 = 1 << 32;
+const HEADERS: u64 = 2 << 32;
+const WORDS: u64 = 3 << 32;
+
+/// What a node was told when the job began.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Setup {
+    /// [`Assignment::to_bytes`]
+    #[serde(with = "serde_bytes")]
+    assignment: Vec<u8>,
+    /// where the nodes can be dialled, in slot order
+    addresses: Vec<String>,
+    /// when the job was accepted, in unix seconds: it is not too old because it lasts
+    accepted: u64,
+}
+
+impl Drop for Setup {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.assignment);
+    }
+}
+
+/// What was opened in a round, as it is kept and sent: the transcript after it,
+/// then 8 bytes a word.
+pub(super) struct Opened {
+    pub(super) transcript: [u8; 32],
+    pub(super) words: Vec<Fp61>,
+}
+
+impl Opened {
+    /// Checked for its length, which the plan fixes, and for its words, which
+    /// must be canonical.
+    pub(super) fn decode(plan: &Plan, round: usize, transcript: [u8; 32], bytes: &[u8]) -> Result<Self, String> {
+        if round >= plan.opening_rounds() {
+            return Err(format!("words of round {round}, of {}", plan.opening_rounds()));
+        }
+        let expected = plan.openings(round).map(|opening| opening.2).sum::<usize>();
+        if bytes.len() != 8 * expected {
+            return Err(format!("{} bytes of words of round {round}, expected {}", bytes.len(), 8 * expected));
+        }
+        let words = decode_words(bytes).map_err(|error| format!("words of round {round}: {error}"))?;
+        Ok(Self { transcript, words })
+    }
+}
+
+/// A transcript, and the words that led to it, 8 bytes each, not checked.
+pub(super) type Told = ([u8; 32], Vec<u8>);
+
+/// One job's part of the store.
+#[derive(Clone)]
+pub(super) struct Keep {
+    store: Arc<dyn Store>,
+    nonce: Nonce,
+}
+
+impl Keep {
+    pub(super) fn new(store: Arc<dyn Store>, nonce: Nonce) -> Self {
+        Self { store, nonce }
+    }
+
+    fn put(&self, part: u64, bytes: &[u8]) -> Result<(), String> {
+        self.store.put_part(self.nonce, part, bytes).map_err(|e| e.to_string())
+    }
+    fn get(&self, part: u64) -> Result<Option<Vec<u8>>, String> {
+        self.store.part(self.nonce, part).map_err(|e| e.to_string())
+    }
+
+    /// Keeps what the owner and the nodes of the job are.
+    pub(super) fn put_setup(
+        &self,
+        key: &SecretKey,
+        manifest: &CheckedManifest,
+        slot: Slot,
+        (assignment, addresses): (&[u8], &[String]),
+        accepted: u64,
+    ) -> Result<(), String> {
+        let setup = Setup { assignment: assignment.to_vec(), addresses: addresses.to_vec(), accepted };
+        let plain = Zeroizing::new(postcard::to_stdvec(&setup).expect("plain data always encodes"));
+        let sealed = seal(&seal_info(key, manifest.digest(), slot), &plain).map_err(|e| e.to_string())?;
+        // The slot is found before anything can be opened.
+        let bytes = postcard::to_stdvec(&(slot.0, sealed)).expect("bytes always encode");
+        self.put(SETUP, &bytes)
+    }
+
+    /// What [`Keep::put_setup`] kept, checked as if the owner sent it now.
+    pub(super) fn setup(
+        &self,
+        key: &SecretKey,
+        digest: [u8; 32],
+        limits: &Limits,
+    ) -> Result<(Assigned, Vec<String>), String> {
+        let bytes = self.get(SETUP)?.ok_or("only Shamir jobs without packed bits are taken up again")?;
+        let (slot, sealed): (u8, Sealed) = postcard::from_bytes(&bytes).map_err(|_| "its setup is damaged on disk")?;
+        let plain = open(key, &seal_info(key, digest, Slot(slot)), &sealed)
+            .map_err(|_| "its setup does not open with this node's key, or is damaged on disk")?;
+        let setup: Setup = postcard::from_bytes(&plain).map_err(|_| "its setup is of another release")?;
+        let assignment = Assignment::from_bytes(&setup.assignment).map_err(|e| e.to_string())?;
+        let manifest =
+            SignedManifest::verify(&assignment.manifest, setup.accepted, limits).map_err(|e| e.to_string())?;
+        if manifest.digest() != digest || manifest.manifest().nonce != self.nonce {
+            return Err("its setup is that of another job".to_owned());
+        }
+        let assigned = Assigned::check(assignment, &key.public(), setup.accepted, limits).map_err(|e| e.to_string())?;
+        Ok((assigned, setup.addresses.clone()))
+    }
+
+    /// Keeps all inputs.
+    pub(super) fn put_inputs(&self, inputs: &[Vec<u8>]) -> Result<(), String> {
+        let parts = inputs.iter().flat_map(|input| input.chunks(INPUT_PART));
+        (INPUTS..).zip(parts).try_for_each(|(part, bytes)| self.put(part, bytes))
+    }
+
+    /// All inputs; their roots are for the party to check.
+    pub(super) fn inputs(&self, manifest: &CheckedManifest) -> Result<Vec<Vec<u8>>, String> {
+        let mut part = INPUTS;
+        let mut inputs = Vec::with_capacity(manifest.manifest().inputs.len());
+        for entry in &manifest.manifest().inputs {
+            let len = usize::try_from(entry.words.saturating_mul(8)).map_err(|e| e.to_string())?;
+            let mut input = Vec::new();
+            while input.len() < len {
+                let bytes = self.get(part)?.filter(|bytes| !bytes.is_empty());
+                input.extend(bytes.ok_or("its inputs are not all on disk")?);
+                part += 1;
+            }
+            inputs.push(input);
+        }
+        Ok(inputs)
+    }
+
+    /// Keeps a segment whose bytes fit its header; with the header, if the job may be made again.
+    pub(super) fn put_segment(&self, header: &SignedHeader, bytes: &[u8], replays: bool) -> Result<(), String> {
+        let index = header.claimed().index;
+        if replays {
+            self.put(HEADERS + u64::from(index), &header.to_bytes())?;
+        }
+        self.store.put_segment(self.nonce, index, bytes).map_err(|e| e.to_string())
+    }
+
+    /// The header of a segment.
+    pub(super) fn header(&self, index: u32) -> Result<SignedHeader, String> {
+        let bytes = self.get(HEADERS + u64::from(index))?;
+        let bytes = bytes.ok_or_else(|| format!("the header of segment {index} is not on disk"))?;
+        SignedHeader::from_bytes(&bytes).map_err(|error| error.to_string())
+    }
+
+    /// Keeps what was opened in a round.
+    pub(super) fn put_words(&self, round: usize, transcript: &[u8; 32], words: &[Fp61]) -> Result<(), String> {
+        let mut bytes = transcript.to_vec();
+        append_words(&mut bytes, words);
+        self.put(WORDS + round as u64, &bytes)
+    }
+
+    /// Where the log ends, of so many rounds. It has no gaps: they are written one
+    /// after another, and what a crash undoes is the end.
+    pub(super) fn log_end(&self, rounds: usize) -> Result<usize, String> {
+        let (mut known, mut unknown) = (0, rounds);
+        while known < unknown {
+            let middle = known + (unknown - known) / 2;
+            match self.get(WORDS + middle as u64)? {
+                Some(_) => known = middle + 1,
+                None => unknown = middle,
+            }
+        }
+        Ok(known)
+    }
+
+    /// The transcript after a round and the words opened in it, as they were kept.
+    pub(super) fn words(&self, round: usize) -> Result<Option<Told>, String> {
+        let Some(mut bytes) = self.get(WORDS + round as u64)? else { return Ok(None) };
+        let Some((transcript, _)) = bytes.split_first_chunk().map(|(t, rest)| (*t, rest)) else {
+            return Err(format!("what was opened in round {round} is damaged on disk"));
+        };
+        bytes.drain(..32);
+        Ok(Some((transcript, bytes)))
+    }
+}
+
+fn seal_info(key: &SecretKey, manifest: [u8; 32], sender: Slot) -> SealInfo {
+    SealInfo { manifest, output: SETUP_OUTPUT, sender, reader: key.public() }
+}
