@@ -466,7 +466,8 @@ fn an_owner_cancels_its_job() {
         };
         tokio::join!(submitting, cancelling)
     });
-    assert!(matches!(submitted, Err(ClientError::Failed { .. })), "{submitted:?}");
+    // All may have been stored by then.
+    assert!(matches!(submitted, Ok(()) | Err(ClientError::Failed { .. })), "{submitted:?}");
     // One node may have ended by the other's word before it was asked itself.
     assert!(matches!(cancelled, Ok(()) | Err(ClientError::Refused { .. })), "{cancelled:?}");
     let reasons = reasons(&served, prepared.manifest().manifest().nonce);

@@ -297,7 +297,7 @@ impl Said {
 
 /// Accepts a job's receipts if enough nodes signed one that says the same:
 /// transcript, checks passed, rounds, outcome, condition. Of the others nothing
-/// is used, so that no t nodes can keep a result from its reader.
+/// is used, so that with n ≥ 3t + 1 no t nodes can keep a result from its reader.
 pub fn compare(receipts: &[SignedReceipt], manifest: &CheckedManifest) -> Result<Agreed, ReceiptError> {
     let roster = manifest.manifest().roster;
     let (mut by_slot, mut left_out) = (BTreeMap::new(), BTreeMap::new());

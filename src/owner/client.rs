@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
 
-use super::{OwnerError, Prepared, Ticket};
+use super::{OwnerError, Prepared, Ticket, read};
 use crate::job::{CheckedManifest, Concluded, JobError, compare};
 use crate::keys::{PublicKey, SecretKey};
 use crate::net::link::{Link, Receiver, Sender};
@@ -310,6 +310,10 @@ async fn results(
                 failed = Some(error);
             }
             Some(Err(_)) => {}
+            // Enough receipts may come with too few shares that can be read.
+            None if !asked.is_empty() && !is_enough(key, ticket, &concluded) => {
+                grace = Some(Instant::now() + GRACE);
+            }
             None => break,
         }
         if asked.len() + concluded.len() < roster.to_read() {
@@ -324,6 +328,11 @@ async fn results(
         Some(failed) if grace.is_none() => Err(failed),
         _ => Ok(concluded),
     }
+}
+
+/// Whether others need not be waited for.
+fn is_enough(key: &SecretKey, ticket: &Ticket, concluded: &[Concluded]) -> bool {
+    matches!(read(key, ticket, concluded), Ok(_) | Err(OwnerError::NotAReader { .. }))
 }
 
 /// What is asked of every node.
@@ -363,6 +372,10 @@ impl Asked<'_> {
                 (ToOwner::Concluded(bytes), _) => {
                     let concluded =
                         Concluded::from_bytes(&bytes).map_err(|source| ClientError::Result { slot, source })?;
+                    // Nobody speaks for another node.
+                    if concluded.receipt.claimed().slot != slot {
+                        return Err(ClientError::Answer { slot, found: answer.len() });
+                    }
                     report(progress, Progress::Done { slot });
                     return Ok(concluded);
                 }

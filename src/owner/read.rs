@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::OwnerError;
 use crate::field::Fp61;
 use crate::field::slice::decode_words;
-use crate::job::{Agreed, CheckedManifest, Concluded, Limits, SignedManifest, compare};
+use crate::job::{Agreed, CheckedManifest, Concluded, Limits, Receipt, SignedManifest, compare};
 use crate::keys::SecretKey;
 use crate::program::Program;
 use crate::program::plan::Plan;
@@ -73,9 +73,9 @@ pub fn read(key: &SecretKey, ticket: &Ticket, concluded: &[Concluded]) -> Result
     let receipts: Vec<_> = concluded.iter().map(|c| c.receipt.clone()).collect();
     let agreed = compare(&receipts, &manifest)?;
     let mut blamed = agreed.blamed();
-    let agreeing: BTreeMap<Slot, &Concluded> = (agreed.receipts().iter())
-        .filter_map(|r| Some((r.slot, concluded.iter().find(|c| c.receipt.claimed() == r)?)))
-        .collect();
+    // Somebody else may have brought a node's receipt with other sealed bytes.
+    let brought = |r: &Receipt| concluded.iter().filter(|c| c.receipt.claimed() == r).collect();
+    let agreeing: Vec<(Slot, Vec<&Concluded>)> = agreed.receipts().iter().map(|r| (r.slot, brought(r))).collect();
     // For a reader other than the dealer these keys are not the job's; its
     // outputs are Shamir's, whose verification needs none.
     let dealer = job_keys(&key.dealing(), &signed.nonce, signed.roster);
@@ -87,9 +87,9 @@ pub fn read(key: &SecretKey, ticket: &Ticket, concluded: &[Concluded]) -> Result
         let n = output.shape.len();
         let expected = if signed.roster.scheme() == Scheme::Spdz { 2 * n } else { n };
         let (mut shares, mut refused) = (Vec::with_capacity(concluded.len()), None);
-        for (slot, c) in &agreeing {
+        for (slot, brought) in &agreeing {
             let place = Place { manifest: &manifest, agreed: &agreed, slot: *slot, number, output: &output.name };
-            match place.share(key, c, expected) {
+            match place.first(key, brought, expected) {
                 Ok(words) => shares.push((*slot, words)),
                 // One that cannot be used is one that is missing.
                 Err(error) => refused = refused.or(Some(error)),
@@ -125,6 +125,13 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// From the first of what was brought in the node's name that it signed, or why none is.
+    fn first(&self, key: &SecretKey, brought: &[&Concluded], expected: usize) -> Result<Vec<Fp61>, OwnerError> {
+        let mut shares = brought.iter().map(|concluded| self.share(key, concluded, expected));
+        let first = shares.next().expect("every receipt was brought with something");
+        first.or_else(|error| shares.find_map(Result::ok).ok_or(error))
+    }
+
     fn share(&self, key: &SecretKey, concluded: &Concluded, expected: usize) -> Result<Vec<Fp61>, OwnerError> {
         let Self { manifest, agreed, slot, number, output } = *self;
         let refused = |reason: String| OwnerError::Share { slot, output: output.to_owned(), reason };
