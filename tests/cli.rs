@@ -199,6 +199,12 @@ fn a_job_from_keygen_to_verify() {
     let transcript = |text: &str| text.lines().find(|l| l.starts_with("transcript ")).unwrap().to_owned();
     assert_eq!(transcript(&verified), transcript(&submitted));
 
+    // Owner and reader see it at every node.
+    for key in ["owner.key", "bob.key"] {
+        let jobs = ok(&["jobs", "--roster", &scene.at("roster.toml"), "--key", &scene.at(key)]);
+        assert_eq!(jobs.matches("is done").count(), 4, "{jobs}");
+    }
+
     // Only its owner may cancel a job, and only while it runs.
     assert!(refused(&strs(&scene.job("cancel", "bob.key"))).contains("refuses"));
     assert!(refused(&strs(&scene.job("cancel", "owner.key"))).contains("the job is over"));
@@ -227,6 +233,9 @@ fn a_job_from_keygen_to_verify() {
     scene.keygen("mallory");
     let message = refused(&strs(&scene.job("fetch", "mallory.key")));
     assert!(message.contains("node 1") || message.contains("refuses"), "{message}");
+
+    let jobs = ok(&["jobs", "--roster", &scene.at("roster.toml"), "--key", &scene.at("mallory.key")]);
+    assert_eq!(jobs.matches("no jobs of this key").count(), 4, "{jobs}");
 
     // Nor does it get a job from nodes that serve others.
     let (mallory, ticket) = (scene.at("mallory.key"), scene.at("second.ticket"));
@@ -455,7 +464,7 @@ fn keys_come_from_files_and_the_environment() {
 
 #[test]
 fn help_is_complete() {
-    for command in ["keygen", "key", "node", "gpu", "plan", "submit", "fetch", "verify", "cancel"] {
+    for command in ["keygen", "key", "node", "gpu", "plan", "submit", "fetch", "verify", "cancel", "jobs"] {
         let help = ok(&[command, "--help"]);
         assert!(help.contains("Usage:"), "{command}");
         assert!(ok(&["--help"]).contains(command));

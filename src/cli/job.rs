@@ -16,10 +16,10 @@ use crate::entropy::Entropy;
 use crate::job::{CheckedManifest, RosterFile};
 use crate::keys::{PublicKey, hex};
 use crate::net::Limits;
-use crate::owner::{Node, Request, Results, Ticket, blocking, prepare, read};
+use crate::owner::{JobState, Node, Request, Results, Ticket, blocking, prepare, read};
 use crate::program::plan::Plan;
 use crate::program::{Program, Signature};
-use crate::roster::Scheme;
+use crate::roster::{Scheme, Slot};
 
 /// Masks the inputs, gives the job to all nodes of a roster, and writes the
 /// ticket with which its result is fetched. The inputs leave this machine only
@@ -93,6 +93,17 @@ pub(super) struct Verify {
 pub(super) struct Cancel {
     #[command(flatten)]
     job: JobArgs,
+}
+
+/// Lists the jobs whose result this key may have, at each node of a roster
+/// file: how far they are, or why they failed.
+#[derive(Args, Debug)]
+pub(super) struct Jobs {
+    /// Keys and addresses of the nodes (docs/roster.example.toml)
+    #[arg(long, value_name = "FILE")]
+    roster: PathBuf,
+    #[command(flatten)]
+    key: KeyArgs,
 }
 
 /// Which job, where, and as whom.
@@ -229,6 +240,47 @@ impl Cancel {
         blocking::cancel(&self.job.key.load()?, &ticket, &nodes, &Limits::default())?;
         println!("job {} is cancelled at all {} nodes", hex(&manifest.digest()), nodes.len());
         Ok(())
+    }
+}
+
+impl Jobs {
+    pub(super) fn run(&self) -> Result<(), CliError> {
+        let (_, nodes) = nodes(&self.roster)?;
+        let key = self.key.load()?;
+        let mut reached = Err(None);
+        for (slot, node) in (1..).map(Slot).zip(&nodes) {
+            // A node that is down hides nothing of the others.
+            match blocking::jobs(&key, slot, node, &Limits::default()) {
+                Ok(jobs) => {
+                    reached = Ok(());
+                    if jobs.is_empty() {
+                        println!("{slot} at {}: no jobs of this key", node.address);
+                    }
+                    for job in jobs {
+                        println!("{slot} at {}: job {} {}", node.address, hex(&job.manifest), words(&job.state));
+                    }
+                }
+                Err(error) => {
+                    println!("{error}");
+                    reached = reached.map_err(|first| first.or(Some(error)));
+                }
+            }
+        }
+        match reached {
+            Err(Some(error)) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn words(state: &JobState) -> String {
+    match state {
+        JobState::Running { segments, segments_of, rounds_of: 0, .. } => {
+            format!("is being prepared: segment {segments} of {segments_of} is stored")
+        }
+        JobState::Running { round, rounds_of, .. } => format!("runs: round {round} of {rounds_of} is over"),
+        JobState::Done => "is done: fetch its result".to_owned(),
+        JobState::Failed(reason) => format!("failed: {reason}"),
     }
 }
 

@@ -48,6 +48,7 @@ enum Command {
     Fetch(job::Fetch),
     Verify(job::Verify),
     Cancel(job::Cancel),
+    Jobs(job::Jobs),
 }
 
 /// Runs the command that the process was started with.
@@ -63,6 +64,7 @@ pub fn main() -> ExitCode {
             Command::Fetch(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Cancel(args) => args.run(),
+            Command::Jobs(args) => args.run(),
         },
         None => Ok(()),
     }))

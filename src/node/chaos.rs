@@ -354,7 +354,8 @@ impl<'a> World<'a> {
                 let nonce = self.case.job.manifest().manifest().nonce;
                 let keep = Keep::new(Arc::clone(&node.store) as Arc<dyn Store>, nonce);
                 // A job that is over takes nothing.
-                if keep.put_segment(header, bytes, self.case.job.plan().replays()).is_err() {
+                let last = index + 1 == self.case.segments.len();
+                if keep.put_segment(header, bytes, self.case.job.plan().replays(), last).is_err() {
                     return;
                 }
                 node.loaded |= index + 1 == self.case.segments.len();

@@ -434,10 +434,6 @@ impl Session {
         if self.phase != Phase::Running || self.party.is_none() {
             return Ok(());
         }
-        if header.claimed().index + 1 == self.segments() && self.plan.replays() {
-            // The owner may leave now, so that nobody else could send them again.
-            self.store.sync()?;
-        }
         self.feed(engine::Event::Header(header))?;
         self.catch_up()
     }

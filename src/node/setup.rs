@@ -161,12 +161,25 @@ impl Keep {
     }
 
     /// Keeps a segment whose bytes fit its header; with the header, if the job may be made again.
-    pub(super) fn put_segment(&self, header: &SignedHeader, bytes: &[u8], replays: bool) -> Result<(), String> {
+    ///
+    /// The last of them is on disk, and all before, when this returns: the owner may leave
+    /// then, and nobody else could send them again.
+    pub(super) fn put_segment(
+        &self,
+        header: &SignedHeader,
+        bytes: &[u8],
+        replays: bool,
+        last: bool,
+    ) -> Result<(), String> {
         let index = header.claimed().index;
         if replays {
             self.put(HEADERS + u64::from(index), &header.to_bytes())?;
         }
-        self.store.put_segment(self.nonce, index, bytes).map_err(|e| e.to_string())
+        self.store.put_segment(self.nonce, index, bytes).map_err(|e| e.to_string())?;
+        if replays && last {
+            self.store.sync().map_err(|e| e.to_string())?;
+        }
+        Ok(())
     }
 
     /// The header of a segment.

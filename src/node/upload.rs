@@ -317,7 +317,7 @@ impl Uploading {
     /// Checks a segment, stores it, and lets the engine know.
     async fn segment(&mut self, expected: u32, header: SignedHeader, frame: Bytes) -> Result<(), Failed> {
         let (store, manifest) = (Arc::clone(&self.node.config.store), self.job.manifest.clone());
-        let replays = self.job.replays;
+        let (replays, last) = (self.job.replays, expected + 1 == self.job.status.borrow().segments_of);
         let stored = tokio::task::spawn_blocking(move || {
             let (found, attempt) = (header.claimed().index, header.claimed().attempt);
             if found != expected || attempt != 0 {
@@ -329,7 +329,7 @@ impl Uploading {
                 return Err("the owner sent a segment that changed on the way".to_owned());
             };
             checked.accept(bytes).map_err(|error| error.to_string())?;
-            Keep::new(store, manifest.manifest().nonce).put_segment(&header, bytes, replays)
+            Keep::new(store, manifest.manifest().nonce).put_segment(&header, bytes, replays, last)
         });
         match stored.await.unwrap_or_else(|_| Err("a segment could not be stored: see this node's log".to_owned())) {
             Ok(()) => {

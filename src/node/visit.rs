@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::session::{Event, LINGER};
-use super::wire::{Peer, SUBMIT_LIMIT, ToNode, ToOwner, one_line};
-use super::{Kept, Node, Parties, Running, Status, lock, short, upload};
+use super::wire::{Peer, SUBMIT_LIMIT, ToNode, ToOwner, Told, ToldState, one_line};
+use super::{Kept, Node, Over, Parties, Running, Status, lock, short, upload};
 use crate::keys::hex;
 use crate::net::link::{Link, Receiver, Sender};
 use crate::net::{NetError, PROTOCOL_VERSION};
@@ -45,6 +45,12 @@ pub(super) async fn visit(node: Arc<Node>, mut link: Link) {
             };
             tracing::info!(peer = label, ?answer, "cancel");
             Answering::new(link).last(answer).await;
+        }
+        Some(ToNode::Jobs) => {
+            let asked = Arc::clone(&node);
+            let told = tokio::task::spawn_blocking(move || jobs(&asked, &peer)).await;
+            let unread = |_| ToOwner::Refused("this node cannot read its store: see its log".to_owned());
+            Answering::new(link).last(told.map_or_else(unread, ToOwner::Jobs)).await;
         }
         Some(ToNode::Input { .. } | ToNode::Segment { .. }) => {
             refuse(link, &label, "data came before a job was submitted on this link".to_owned()).await;
@@ -177,6 +183,45 @@ async fn fetch(node: &Arc<Node>, link: Link, manifest: [u8; 32], wait: bool) {
     let answer = answer.unwrap_or_else(|_| ToOwner::Refused("this node cannot read its store: see its log".to_owned()));
     answering.last(answer).await;
 }
+
+/// The jobs that a key may ask for, those under way first.
+fn jobs(node: &Node, peer: &[u8; 32]) -> Vec<Told> {
+    let (mut told, over) = {
+        let jobs = lock(&node.jobs);
+        let running = jobs.running.iter().filter(|(_, job)| Parties::of(&job.manifest).0.contains(peer));
+        let state = |status: Status| {
+            let Status { segments, segments_of, round, rounds_of, .. } = status;
+            ToldState::Running { segments, segments_of, round, rounds_of }
+        };
+        let running: Vec<_> = running
+            .map(|(manifest, job)| Told { manifest: *manifest, state: state(job.status.borrow().clone()) })
+            .collect();
+        // Whose a job was that was over before the last start only its record says, which
+        // is not read for strangers.
+        let may = |over: &Over| match &over.parties {
+            Some(parties) => parties.0.contains(peer),
+            None => node.config.allow.identity(peer),
+        };
+        let over = jobs.over.iter().filter(|(_, over)| may(over)).take(MOST_JOBS);
+        (running, over.map(|(manifest, over)| (*manifest, over.nonce, over.parties.is_some())).collect::<Vec<_>>())
+    };
+    for (manifest, nonce, known) in over {
+        let done = || matches!(node.config.store.state(nonce), Ok(Some(JobState::Finished)));
+        let state = match known && done() {
+            true => ToldState::Done,
+            false => match result(node, peer, &manifest) {
+                ToOwner::Concluded(_) => ToldState::Done,
+                ToOwner::Failed(reason) => ToldState::Failed(one_line(&reason)),
+                _ => continue,
+            },
+        };
+        told.push(Told { manifest, state });
+    }
+    told
+}
+
+/// Jobs that are over and are looked at for one answer.
+const MOST_JOBS: usize = 256;
 
 /// Tells how the job goes on until it is over or the reader has left.
 async fn follow(answering: &mut Answering, status: &mut watch::Receiver<Status>) -> Result<(), ()> {

@@ -57,6 +57,23 @@ pub(crate) enum ToNode<'a> {
     Fetch { manifest: [u8; 32], wait: bool },
     /// The owner gives the job up.
     Cancel { manifest: [u8; 32] },
+    /// The jobs are wanted whose result the asking key may have.
+    Jobs,
+}
+
+/// A job as a node tells its owner or reader.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) manifest: [u8; 32],
+    pub(crate) state: ToldState,
+}
+
+/// How far a job is at a node.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ToldState {
+    Running { segments: u32, segments_of: u32, round: u32, rounds_of: u32 },
+    Done,
+    Failed(String),
 }
 
 /// From a node to an owner or reader.
@@ -80,6 +97,8 @@ pub(crate) enum ToOwner {
     Failed(String),
     /// The inputs are verified; what can be expanded ahead is.
     Verified,
+    /// The jobs that were asked for, those under way first.
+    Jobs(Vec<Told>),
 }
 
 impl<'a> ToNode<'a> {
@@ -226,6 +245,7 @@ mod tests {
             ToNode::Segment { header: &[4], bytes: &[5, 6] },
             ToNode::Fetch { manifest: [8; 32], wait: true },
             ToNode::Cancel { manifest: [9; 32] },
+            ToNode::Jobs,
         ];
         let to_owner = [
             ToOwner::Accepted,
@@ -237,6 +257,14 @@ mod tests {
             ToOwner::Refused("no".into()),
             ToOwner::Failed("ah".into()),
             ToOwner::Verified,
+            ToOwner::Jobs(vec![
+                Told {
+                    manifest: [1; 32],
+                    state: ToldState::Running { segments: 1, segments_of: 2, round: 3, rounds_of: 4 },
+                },
+                Told { manifest: [2; 32], state: ToldState::Done },
+                Told { manifest: [3; 32], state: ToldState::Failed("no".into()) },
+            ]),
         ];
         let peers = [
             Peer::Frame(&[1, 2]),
@@ -258,7 +286,7 @@ mod tests {
         let mut all: Vec<String> = to_node.iter().map(|m| hex(&m.encode())).collect();
         all.extend(to_owner.iter().map(|m| hex(&m.encode())));
         all.extend(peers.iter().map(|m| hex(&m.encode())));
-        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 08 000102 01 02 03776879 0402010000 050300000009090909090909090909090909090909090909090909090909090909090909090707070707070707");
+        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 06 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 08 090301010101010101010101010101010101010101010101010101010101010101010001020304020202020202020202020202020202020202020202020202020202020202020201030303030303030303030303030303030303030303030303030303030303030302026e6f 000102 01 02 03776879 0402010000 050300000009090909090909090909090909090909090909090909090909090909090909090707070707070707");
     }
 
     #[test]

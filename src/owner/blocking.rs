@@ -1,10 +1,11 @@
 //! The client's calls for callers without an async runtime: each makes one,
 //! runs in it, and ends it. Not for use inside another runtime.
 
-use super::{ClientError, Node, Prepared, Progress, Ticket};
+use super::{ClientError, Job, Node, Prepared, Progress, Ticket};
 use crate::job::Concluded;
 use crate::keys::SecretKey;
 use crate::net::Limits;
+use crate::roster::Slot;
 
 /// [`submit`](super::submit), blocking.
 pub fn submit(
@@ -31,6 +32,11 @@ pub fn wait(
 /// [`fetch`](super::fetch), blocking.
 pub fn fetch(key: &SecretKey, ticket: &Ticket, nodes: &[Node], limits: &Limits) -> Result<Vec<Concluded>, ClientError> {
     run(super::fetch(key, ticket, nodes, limits))
+}
+
+/// [`jobs`](super::jobs), blocking.
+pub fn jobs(key: &SecretKey, slot: Slot, node: &Node, limits: &Limits) -> Result<Vec<Job>, ClientError> {
+    run(super::jobs(key, slot, node, limits))
 }
 
 /// [`cancel`](super::cancel), blocking.

@@ -21,7 +21,7 @@ use crate::keys::{PublicKey, SecretKey};
 use crate::net::link::{Link, Receiver, Sender};
 use crate::net::tls::Identity;
 use crate::net::{Limits, NetError, client};
-use crate::node::wire::{INPUT_CHUNK, ToNode, ToOwner, one_line};
+use crate::node::wire::{INPUT_CHUNK, ToNode, ToOwner, ToldState, one_line};
 use crate::program::plan::Plan;
 use crate::roster::{Scheme, Slot};
 
@@ -246,6 +246,57 @@ pub async fn fetch(
 ) -> Result<Vec<Concluded>, ClientError> {
     results(key, ticket, nodes, limits, false, |_| {}).await
 }
+
+/// A job at one node, as it tells its owner or a reader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// the manifest's digest, which names it
+    pub manifest: [u8; 32],
+    /// how far it is
+    pub state: JobState,
+}
+
+/// How far a job is at one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// it is under way
+    Running {
+        /// segments stored
+        segments: u32,
+        /// segments in all
+        segments_of: u32,
+        /// rounds done
+        round: u32,
+        /// rounds in all; 0 before the first
+        rounds_of: u32,
+    },
+    /// its result can be fetched
+    Done,
+    /// it ended without a result: why, in the node's words
+    Failed(String),
+}
+
+/// The jobs whose result this key may have, at one node: those under way, then at most 256
+/// that are over. `slot` names the node in errors.
+pub async fn jobs(key: &SecretKey, slot: Slot, node: &Node, limits: &Limits) -> Result<Vec<Job>, ClientError> {
+    let identity = Identity::new(key).map_err(ClientError::Identity)?;
+    let mut link = client::connect(&node.address, &identity, *node.key.identity(), limits).await.map_err(net(slot))?;
+    link.set_limit(JOBS_LIMIT.max(limits.first_frames));
+    send(slot, &mut link, &ToNode::Jobs.encode()).await?;
+    let (told, found) = hear(slot, &link.recv().await.map_err(net(slot))?)?;
+    let ToOwner::Jobs(told) = told else { return Err(ClientError::Answer { slot, found }) };
+    let state = |state| match state {
+        ToldState::Running { segments, segments_of, round, rounds_of } => {
+            JobState::Running { segments, segments_of, round, rounds_of }
+        }
+        ToldState::Done => JobState::Done,
+        ToldState::Failed(reason) => JobState::Failed(one_line(&reason)),
+    };
+    Ok(told.into_iter().map(|told| Job { manifest: told.manifest, state: state(told.state) }).collect())
+}
+
+/// The longest list of jobs that is taken from a node.
+const JOBS_LIMIT: usize = 1 << 20;
 
 /// Ends a running job at all nodes that can be reached; the first node that
 /// could not is the error. What is over stays as it is.

@@ -17,7 +17,7 @@ mod read;
 mod tests;
 
 #[cfg(feature = "net")]
-pub use client::{ClientError, Node, Progress, cancel, fetch, submit, wait};
+pub use client::{ClientError, Job, JobState, Node, Progress, cancel, fetch, jobs, submit, wait};
 pub use prepare::{Prepared, Request, prepare};
 pub use read::{Results, Ticket, read};
 
