@@ -755,8 +755,10 @@ impl Session {
         {
             let len = words.len() + CLAIM_BYTES;
             if bytes > 0 && bytes + len > SERVE_BYTES {
+                // Without reports of segments it could not take even the first of these
+                // rounds, and would ask for the same ones for ever.
                 self.served(to, round - 1);
-                return Ok(());
+                return self.feed(engine::Event::Resend { to });
             }
             bytes += len;
             self.send(to, &Peer::Words { round: round as u32, transcript, words: &words });
