@@ -65,6 +65,17 @@ pub struct NodeArgs {
     /// `warn,beaverdam=debug`
     #[arg(long, value_name = "LEVEL", env = "BEAVERDAM_LOG", default_value = "info")]
     log: String,
+    /// no flag and no variable sets this
+    #[arg(skip)]
+    tamper: Option<net::Tamper>,
+}
+
+impl NodeArgs {
+    /// Test equipment: makes the node lie.
+    #[doc(hidden)]
+    pub fn insecure_tamper_for_tests(&mut self, tamper: net::Tamper) {
+        self.tamper = Some(tamper);
+    }
 }
 
 /// A worse network than there is. For measuring on one machine, so hidden from
@@ -149,6 +160,9 @@ pub fn run_node(
     if args.shape.shape().is_some() {
         eprintln!("WARNING: this node makes its network slower than it is, as --shape-* says: it is for measuring");
     }
+    if args.tamper.is_some() {
+        eprintln!("WARNING: INSECURE: this node may lie to the others: it is for tests");
+    }
     let words = |mb: u32| u64::from(mb) * (1_000_000 / 8);
     let config = Config {
         key,
@@ -166,7 +180,7 @@ pub fn run_node(
         patience: Duration::from_secs(args.patience),
         entropy,
         devices: Arc::new(args.backend.devices()),
-        net: net::Limits { shape: args.shape.shape(), ..net::Limits::default() },
+        net: net::Limits { shape: args.shape.shape(), tamper: args.tamper.clone(), ..net::Limits::default() },
         max_jobs: args.max_jobs.into(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;

@@ -96,12 +96,21 @@ impl LinkMesh {
     /// [`NetError::NoRoom`] if there is none, else as [`Transport::send`].
     pub fn try_send(&mut self, to: Slot, frame: Message) -> Result<(), NetError> {
         let peer = self.peers.get(&to).ok_or(NetError::NoLink { slot: to })?;
+        let frame = self.outgoing(to, frame);
         check(to, &frame)?;
         let cost = frame.len();
         let Some(room) = peer.outbox.room_for(cost) else { return Err(NetError::NoRoom { slot: to }) };
         let due = self.limits.shape.as_ref().map(|shape| shape.due(Instant::now(), cost));
         let queued = Queued { item: Outgoing { frame, due }, _room: Some(room) };
         peer.outbox.sender.send(queued).map_err(|_| NetError::Unusable { peer: to.to_string() })
+    }
+
+    /// The frame, unless this node is one that lies.
+    fn outgoing(&self, to: Slot, frame: Bytes) -> Bytes {
+        match &self.limits.tamper {
+            Some(tamper) => tamper.change(to, frame),
+            None => frame,
+        }
     }
 
     /// The slots that have a link, whether or not it still works.
@@ -114,6 +123,7 @@ impl Transport for LinkMesh {
     async fn send(&mut self, to: Slot, frame: impl Into<Message> + Send) -> Result<(), NetError> {
         let frame = frame.into();
         let peer = self.peers.get(&to).ok_or(NetError::NoLink { slot: to })?;
+        let frame = self.outgoing(to, frame);
         check(to, &frame)?;
         let cost = frame.len();
         let due = self.limits.shape.as_ref().map(|shape| shape.due(Instant::now(), cost));

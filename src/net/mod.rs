@@ -20,6 +20,7 @@
 //! | [`client`], [`server`] | the two ends of the HTTP port |
 //! | [`mesh`] | [`Transport`]: links by slot, over sockets or in memory |
 //! | [`Shape`] | a worse network than there is, for measuring |
+//! | `tamper` | a node that lies, for tests |
 
 pub mod client;
 mod error;
@@ -28,6 +29,7 @@ pub mod mesh;
 pub mod server;
 mod shape;
 mod socket;
+mod tamper;
 pub mod tls;
 
 #[cfg(test)]
@@ -43,6 +45,8 @@ use crate::roster::Slot;
 pub use error::NetError;
 pub use link::{Link, Traffic};
 pub use shape::Shape;
+#[doc(hidden)]
+pub use tamper::Tamper;
 
 /// The version of everything that travels inside a link. Two agents of
 /// different versions refuse each other with an error that names both.
@@ -81,6 +85,9 @@ pub struct Limits {
     /// For measuring alone: a worse network than there is, for the frames of a
     /// [`mesh`] of links. Clones share one uplink. None.
     pub shape: Option<Arc<Shape>>,
+    /// For tests alone: the node lies. None.
+    #[doc(hidden)]
+    pub tamper: Option<Tamper>,
 }
 
 impl Default for Limits {
@@ -98,6 +105,7 @@ impl Default for Limits {
             links: 256,
             queue: 64 << 20,
             shape: None,
+            tamper: None,
         }
     }
 }
