@@ -144,6 +144,7 @@ impl Args {
             extra: Extra {
                 flags: measure::flags(self.latency, self.bandwidth),
                 threads: self.threads.map(usize::from),
+                ..Extra::default()
             },
             shaped: self.latency.is_some() || self.bandwidth.is_some(),
             seed: self.seed,

@@ -18,21 +18,20 @@ mod curve;
 mod data;
 #[path = "../common/job.rs"]
 mod job;
+mod model;
 mod plain;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use beaverdam::cli::{self, BackendArgs, PlanningArgs, RosterArgs};
-use beaverdam::ml::{Descent, LogisticRegression, with_intercept};
 use beaverdam::owner::Results;
-use beaverdam::program::{Builder, Program, Type};
 use clap::Parser;
 
 use agents::{Agents, Extra};
-use data::{BOUND, Data};
+use data::Data;
 use job::{Owner, device, shown};
+use model::LEARNING_RATE;
 
 /// Trains logistic regression on secret data across node processes on this
 /// machine, beside the same training in the clear.
@@ -66,8 +65,6 @@ struct Args {
 /// Any fault, already one line.
 type Fault = Box<dyn std::error::Error>;
 
-const LEARNING_RATE: f64 = 0.1;
-
 fn main() -> ExitCode {
     // The hidden argument with which this program starts itself as a node.
     if std::env::args().nth(1).as_deref() == Some(agents::HIDDEN) {
@@ -90,21 +87,8 @@ fn run(args: &Args) -> Result<(), Fault> {
     let (rows, test_rows, features) = (data.train.labels.len(), data.test.labels.len(), data.features);
     println!("{rows} samples to train on and {test_rows} to test on, {features} features, {} epochs", args.epochs);
 
-    let program = program(&data, args.epochs)?;
-    let inputs = BTreeMap::from([
-        ("train features".to_owned(), data.train.features.clone()),
-        ("train labels".to_owned(), data.train.labels.clone()),
-        ("test features".to_owned(), data.test.features.clone()),
-    ]);
-    // The owner may look at its own data: are the declared ranges honest?
-    if let Some(seen) = program.dry_run(&inputs)?.declarations.iter().find(|d| !d.holds()) {
-        let (least, greatest) = (seen.least, seen.greatest);
-        return Err(format!(
-            "{} would reach {least} to {greatest}, outside the declared range: train fewer epochs",
-            seen.name
-        )
-        .into());
-    }
+    let program = model::program(&data, args.epochs)?;
+    let inputs = model::inputs(&data, &program)?;
 
     let mut owner = Owner::new(args.seed)?;
     let device = device(&args.backend)?;
@@ -159,22 +143,6 @@ fn run(args: &Args) -> Result<(), Fault> {
         println!("{report}");
     }
     Ok(())
-}
-
-/// What the nodes compute: they see this and the shapes, never a value.
-fn program(data: &Data, epochs: u32) -> Result<Program, Fault> {
-    let (rows, test_rows, features) = (data.train.labels.len(), data.test.labels.len(), data.features);
-    let b = Builder::new();
-    let x = b.input("train features", "owner", Type::fixed(-BOUND..=BOUND), [rows, features]);
-    let y = b.input("train labels", "owner", Type::bit(), [rows]);
-    let unseen = b.input("test features", "owner", Type::fixed(-BOUND..=BOUND), [test_rows, features]);
-    let descent = Descent { epochs, learning_rate: LEARNING_RATE, ..Descent::default() };
-    let model = LogisticRegression { descent, ..LogisticRegression::default() };
-    let fit = model.train(&with_intercept(&x), &y);
-    b.output("weights", "owner", &fit.weights);
-    b.output("weights of each epoch", "owner", &fit.history);
-    b.output("predictions", "owner", &model.predict(&with_intercept(&unseen), &fit.weights));
-    Ok(b.finish()?)
 }
 
 /// What came out, beside the same training in the clear.

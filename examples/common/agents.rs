@@ -3,18 +3,24 @@
 //!
 //! The nodes end with this process on every path: dropping [`Agents`] kills
 //! them, and each ends by itself when its standard input, which only this
-//! process holds, is closed.
+//! process holds, is closed. A node can be killed and started again, and one can
+//! be made to lie.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use beaverdam::cli::{self, BackendArgs, NodeArgs};
+use beaverdam::engine::frame::{Body, Frame};
 use beaverdam::entropy::Entropy;
+use beaverdam::field::Fp61;
 use beaverdam::keys::{PublicKey, SecretKey};
+use beaverdam::net::Tamper;
 use beaverdam::owner::Node;
-use beaverdam::roster::Roster;
+use beaverdam::roster::{Roster, Slot};
 use clap::Parser;
 
 use crate::Fault;
@@ -30,30 +36,94 @@ struct Hidden {
     /// takes all randomness from a known seed; ordinary nodes have no such flag
     #[arg(long)]
     insecure_seed: Option<u64>,
+    /// from when it is told to, it sends wrong shares; ordinary nodes have no such flag
+    #[arg(long)]
+    insecure_liar: bool,
 }
+
+/// What makes a node that may lie do so, on its standard input.
+const LIE: &str = "lie";
 
 /// Runs a node until the process that started it is gone.
 pub fn be_one() -> Result<(), Fault> {
-    let Some(Hidden { node, insecure_seed }) = cli::parse::<Hidden>(std::env::args_os().skip(1))? else {
+    let Some(hidden) = cli::parse::<Hidden>(std::env::args_os().skip(1))? else {
         return Ok(());
     };
+    let Hidden { mut node, insecure_seed, insecure_liar } = hidden;
     let entropy = insecure_seed.map_or_else(Entropy::system, Entropy::insecure_from_seed);
+    let lying = Arc::new(AtomicBool::new(false));
+    if insecure_liar {
+        let lying = Arc::clone(&lying);
+        node.insecure_tamper_for_tests(Tamper::insecure_for_tests(move |_, message| {
+            if lying.load(Ordering::Relaxed) {
+                falsify(message);
+            }
+        }));
+    }
     let (gone, stop) = tokio::sync::oneshot::channel::<()>();
     std::thread::spawn(move || {
-        // Nothing is ever written there; it ends with the parent.
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        // It ends with the parent.
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            lying.fetch_or(line == LIE, Ordering::Relaxed);
+        }
         drop(gone);
     });
     let stop = async move { drop(stop.await) };
     Ok(cli::run_node(&node, entropy, stop)?)
 }
 
+/// Adds 1 to the first share of a message that opens something: behind one byte,
+/// a frame.
+fn falsify(message: &mut Vec<u8>) {
+    if let Some((0, bytes)) = message.split_first()
+        && let Ok(mut frame) = Frame::decode(bytes)
+        && let Body::Words(shares) = &mut frame.body
+        && let Some(share) = Arc::make_mut(shares).first_mut()
+    {
+        *share += Fp61::ONE;
+        message.truncate(1);
+        message.extend(frame.encode());
+    }
+}
+
 /// Running nodes in slot order. Dropping them kills them.
 pub struct Agents {
-    children: Vec<Child>,
+    processes: Mutex<Vec<Process>>,
     nodes: Vec<Node>,
     /// keys and stores
     _files: tempfile::TempDir,
+}
+
+/// A node's process, and how another takes its place.
+struct Process {
+    child: Child,
+    label: String,
+    /// without the address
+    args: Vec<OsString>,
+    threads: Option<usize>,
+}
+
+impl Process {
+    fn spawn(label: &str, listen: &str, args: &[OsString], threads: Option<usize>) -> Result<Child, Fault> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([HIDDEN, "--listen", listen]).args(args);
+        // A key of the user's own environment is none of the nodes'.
+        command.env_remove("BEAVERDAM_KEY_SEED").env_remove("BEAVERDAM_KEY");
+        if let Some(threads) = threads {
+            command.env("RAYON_NUM_THREADS", threads.to_string());
+        }
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        child.map_err(|e| format!("cannot start {label}: {e}").into())
+    }
+
+    /// Where it can be reached, once it can be.
+    fn address(&mut self) -> Result<String, Fault> {
+        let mut line = String::new();
+        let out = self.child.stdout.take().ok_or("a node has no output")?;
+        BufReader::new(out).read_line(&mut line)?;
+        let address = line.strip_prefix("listening on ").and_then(|rest| rest.split_whitespace().next());
+        Ok(address.ok_or("a node ended before it could be reached; it says why above")?.to_owned())
+    }
 }
 
 /// What the processes have used. `None` where the system does not tell.
@@ -81,6 +151,8 @@ pub struct Extra {
     pub flags: Vec<String>,
     /// threads that each node computes with; as many as cores if not given
     pub threads: Option<usize>,
+    /// the node that lies when it is told to
+    pub liar: Option<Slot>,
 }
 
 impl Agents {
@@ -93,7 +165,7 @@ impl Agents {
         extra: &Extra,
     ) -> Result<Self, Fault> {
         let files = tempfile::tempdir()?;
-        let mut agents = Self { children: Vec::new(), nodes: Vec::new(), _files: files };
+        let mut agents = Self { processes: Mutex::default(), nodes: Vec::new(), _files: files };
         let mut keys = Vec::new();
         for slot in roster.slots() {
             let label = format!("node {}", slot.0);
@@ -101,32 +173,28 @@ impl Agents {
             let path = agents._files.path().join(format!("{label}.key"));
             key.save(&path, None)?;
             let store = agents._files.path().join(format!("{label}.store"));
-            let mut args: Vec<OsString> =
-                [HIDDEN, "--listen", "127.0.0.1:0", "--log", "warn", "--allow-owner"].map(OsString::from).into();
+            let mut args: Vec<OsString> = ["--log", "warn", "--allow-owner"].map(OsString::from).into();
             args.extend([owner.to_string().into(), "--key".into(), path.into(), "--store".into(), store.into()]);
             args.extend(backend.flags().into_iter().chain(extra.flags.clone()).map(OsString::from));
             if let Some(seed) = seed {
                 args.extend(["--insecure-seed".into(), seed.to_string().into()]);
             }
-            let mut command = Command::new(std::env::current_exe()?);
-            // A key of the user's own environment is none of the nodes'.
-            command.args(args).env_remove("BEAVERDAM_KEY_SEED").env_remove("BEAVERDAM_KEY");
-            if let Some(threads) = extra.threads {
-                command.env("RAYON_NUM_THREADS", threads.to_string());
+            if extra.liar == Some(slot) {
+                args.push("--insecure-liar".into());
             }
-            let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-            agents.children.push(child.map_err(|e| format!("cannot start {label}: {e}"))?);
+            let child = Process::spawn(&label, "127.0.0.1:0", &args, extra.threads)?;
+            agents.processes().push(Process { child, label, args, threads: extra.threads });
             keys.push(key.public());
         }
-        for (child, key) in agents.children.iter_mut().zip(keys) {
-            let mut line = String::new();
-            let out = child.stdout.take().ok_or("a node has no output")?;
-            BufReader::new(out).read_line(&mut line)?;
-            let address = line.strip_prefix("listening on ").and_then(|rest| rest.split_whitespace().next());
-            let address = address.ok_or("a node ended before it could be reached; it says why above")?.to_owned();
+        for (index, key) in keys.into_iter().enumerate() {
+            let address = agents.processes()[index].address()?;
             agents.nodes.push(Node { key, address });
         }
         Ok(agents)
+    }
+
+    fn processes(&self) -> MutexGuard<'_, Vec<Process>> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keys and addresses.
@@ -136,7 +204,7 @@ impl Agents {
 
     /// Process ids.
     pub fn ids(&self) -> Vec<u32> {
-        self.children.iter().map(Child::id).collect()
+        self.processes().iter().map(|process| process.child.id()).collect()
     }
 
     /// Seconds that each node has spent in checks, as its health page tells.
@@ -164,12 +232,40 @@ impl Agents {
     }
 }
 
+#[allow(dead_code, reason = "in most examples all nodes stay and are honest")]
+impl Agents {
+    /// Kills a node: it cannot even close its files.
+    pub fn kill(&self, slot: Slot) -> Result<(), Fault> {
+        let mut processes = self.processes();
+        let Process { child, label, .. } = &mut processes[slot.index()];
+        child.kill().and_then(|()| child.wait()).map_err(|e| format!("cannot kill {label}: {e}"))?;
+        Ok(())
+    }
+
+    /// Starts a node that was killed again: with its key, at its address, on its store.
+    pub fn start_again(&self, slot: Slot) -> Result<(), Fault> {
+        let mut processes = self.processes();
+        let process = &mut processes[slot.index()];
+        let address = &self.nodes[slot.index()].address;
+        process.child = Process::spawn(&process.label, address, &process.args, process.threads)?;
+        process.address()?;
+        Ok(())
+    }
+
+    /// Makes the node lie that was started for it.
+    pub fn lie(&self, slot: Slot) -> Result<(), Fault> {
+        let mut processes = self.processes();
+        let input = processes[slot.index()].child.stdin.as_mut().ok_or("a node has no input")?;
+        Ok(writeln!(input, "{LIE}").and_then(|()| input.flush())?)
+    }
+}
+
 impl Drop for Agents {
     fn drop(&mut self) {
-        for child in &mut self.children {
+        for process in self.processes().iter_mut() {
             // It may have ended already.
-            let _ = child.kill();
-            let _ = child.wait();
+            let _ = process.child.kill();
+            let _ = process.child.wait();
         }
     }
 }

@@ -40,8 +40,21 @@ impl Owner {
         &mut self,
         program: &Program,
         inputs: &BTreeMap<String, Vec<f64>>,
+        at: (Roster, Planning, &Agents),
+        note: &str,
+    ) -> Result<Done, Fault> {
+        let mut bar = cli::Bar::new(at.0);
+        self.watched(program, inputs, at, note, &mut |progress| bar.show(progress))
+    }
+
+    /// The same; what the nodes report is shown by the caller.
+    pub fn watched(
+        &mut self,
+        program: &Program,
+        inputs: &BTreeMap<String, Vec<f64>>,
         (roster, planning, agents): (Roster, Planning, &Agents),
         note: &str,
+        watch: &mut dyn FnMut(Progress),
     ) -> Result<Done, Fault> {
         let owner = &self.key;
         // A seed of its own for each job: nodes take no nonce twice.
@@ -49,7 +62,6 @@ impl Owner {
             Entropy::insecure_from_seed(seed.wrapping_add(self.jobs.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
         });
         self.jobs += 1;
-        let mut bar = cli::Bar::new(roster);
         let at_first = agents.usage();
         let clock = Instant::now();
         let keys: Vec<_> = agents.nodes().iter().map(|n| n.key).collect();
@@ -65,12 +77,12 @@ impl Owner {
             let (reached, slot, at) = match progress {
                 Progress::Verified { slot } => (&mut verified, slot, &mut given),
                 Progress::Stored { slot, .. } => (&mut ready, slot, &mut begun),
-                progress => return bar.show(progress),
+                progress => return watch(progress),
             };
             if reached.insert(slot) && reached.len() == usize::from(roster.nodes()) {
                 *at = Some((clock.elapsed(), agents.usage()));
             }
-            bar.show(progress);
+            watch(progress);
         };
         blocking::submit(&prepared, owner, agents.nodes(), &Limits::default(), &mut show)?;
         let stored = (clock.elapsed(), agents.usage());
@@ -80,7 +92,6 @@ impl Owner {
         let at_end = agents.usage();
         let (begun, between) = begun.unwrap_or(stored);
         let (given, after_inputs) = given.unwrap_or((begun, between));
-        drop(bar);
         let results = read(owner, &ticket, &concluded)?;
         Ok(Done {
             results,

@@ -106,7 +106,7 @@ impl LinkMesh {
     }
 
     /// The frame, unless this node is one that lies.
-    fn outgoing(&self, to: Slot, frame: Bytes) -> Bytes {
+    fn outgoing(&self, to: Slot, frame: Message) -> Message {
         match &self.limits.tamper {
             Some(tamper) => tamper.change(to, frame),
             None => frame,

@@ -7,8 +7,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
+use super::Message;
 use crate::roster::Slot;
 
 type Change = dyn Fn(Slot, &mut Vec<u8>) + Send + Sync;
@@ -25,8 +24,8 @@ impl Tamper {
         Self(Arc::new(change))
     }
 
-    pub(super) fn change(&self, to: Slot, frame: Bytes) -> Bytes {
-        let mut bytes = frame.into();
+    pub(super) fn change(&self, to: Slot, frame: Message) -> Message {
+        let mut bytes = frame.joined().into();
         (self.0)(to, &mut bytes);
         bytes.into()
     }
