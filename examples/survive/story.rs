@@ -256,7 +256,7 @@ impl Stage {
 
     fn take(&mut self, at: Instant, report: Progress) {
         match report {
-            Progress::Connected { .. } | Progress::Accepted { .. } => {}
+            Progress::Connected { .. } | Progress::Accepted { .. } | Progress::Verified { .. } => {}
             Progress::Stored { slot, segments, of } => {
                 self.with_inputs[slot.index()] = true;
                 self.with_all[slot.index()] = segments == of;
