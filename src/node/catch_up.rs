@@ -16,6 +16,8 @@ pub(super) const CLAIM_BYTES: usize = 128;
 pub(super) struct Claims {
     threshold: u8,
     of: BTreeMap<Slot, BTreeMap<usize, Claim>>,
+    /// bytes that the claims of each peer take
+    held: BTreeMap<Slot, usize>,
 }
 
 struct Claim {
@@ -26,17 +28,27 @@ struct Claim {
 
 impl Claims {
     pub(super) fn new(threshold: u8) -> Self {
-        Self { threshold, of: BTreeMap::new() }
+        Self { threshold, of: BTreeMap::new(), held: BTreeMap::new() }
     }
 
-    /// Takes a peer's claim, in the place of an earlier one, unless it has made too many.
+    /// Takes a peer's claim, in the place of an earlier one. Those of the latest rounds
+    /// make room for it: the earliest is needed first, and what comes after can be asked for again.
     pub(super) fn add(&mut self, from: Slot, round: usize, transcript: [u8; 32], words: &[u8]) {
-        let claims = self.of.entry(from).or_default();
-        claims.remove(&round);
-        let held = claims.values().map(|claim| claim.words.len() + CLAIM_BYTES).sum::<usize>();
-        if held > 0 && held + words.len() + CLAIM_BYTES > SERVE_BYTES {
-            return;
+        let Self { of, held, .. } = self;
+        let (claims, held) = (of.entry(from).or_default(), held.entry(from).or_default());
+        let size = |words: &[u8]| words.len() + CLAIM_BYTES;
+        if let Some(before) = claims.remove(&round) {
+            *held -= size(&before.words);
         }
+        while *held + size(words) > SERVE_BYTES
+            && let Some(last) = claims.last_entry()
+        {
+            if *last.key() < round {
+                return;
+            }
+            *held -= size(&last.remove().words);
+        }
+        *held += size(words);
         let digest = blake3::Hasher::new().update(&transcript).update(words).finalize();
         claims.insert(round, Claim { digest, transcript, words: words.to_vec() });
     }
@@ -55,20 +67,31 @@ impl Claims {
     /// The claim about a round that more than t peers make; it is taken out.
     pub(super) fn agreed(&mut self, round: usize) -> Option<([u8; 32], Vec<u8>)> {
         let digest = self.digest(round)?;
-        let mut claims = self.of.values_mut().filter_map(|claims| claims.remove(&round));
-        claims.find(|claim| claim.digest == digest).map(|claim| (claim.transcript, claim.words))
+        let mut agreed = None;
+        for (peer, claims) in &mut self.of {
+            let Some(claim) = claims.remove(&round) else { continue };
+            *self.held.entry(*peer).or_default() -= claim.words.len() + CLAIM_BYTES;
+            if claim.digest == digest {
+                agreed = Some((claim.transcript, claim.words));
+            }
+        }
+        agreed
     }
 
     /// Forgets what is not needed any more.
     pub(super) fn drop_below(&mut self, round: usize) {
-        for claims in self.of.values_mut() {
-            *claims = claims.split_off(&round);
+        for (peer, claims) in &mut self.of {
+            let kept = claims.split_off(&round);
+            let dropped = std::mem::replace(claims, kept);
+            let bytes = dropped.values().map(|claim| claim.words.len() + CLAIM_BYTES).sum::<usize>();
+            *self.held.entry(*peer).or_default() -= bytes;
         }
     }
 
     /// Forgets what a peer said.
     pub(super) fn drop_of(&mut self, peer: Slot) {
         self.of.remove(&peer);
+        self.held.remove(&peer);
     }
 }
 
@@ -100,6 +123,11 @@ mod tests {
         let held = claims.of.values().flat_map(BTreeMap::values).map(|claim| claim.words.len()).sum::<usize>();
         assert!(held <= SERVE_BYTES, "{held}");
         assert!(claims.agreed(0).is_some() && claims.agreed(1).is_none());
+        // What is needed first has room, whatever was claimed before.
+        for round in (10..20).rev() {
+            claims.add(Slot(2), round, [0; 32], &words);
+        }
+        assert!(claims.agreed(10).is_some() && claims.agreed(19).is_none());
         // One round may be longer than an answer.
         claims.add(Slot(1), 7, [0; 32], &vec![0; 2 * SERVE_BYTES]);
         assert!(claims.agreed(7).is_some());

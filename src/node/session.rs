@@ -343,6 +343,9 @@ impl Session {
     /// Makes the party again. Its log leads it to where it was once others have
     /// confirmed it.
     fn go_on(&mut self) -> Step {
+        if !self.plan.replays() {
+            return Err(Failed("what it said before cannot be said again alike".to_owned()));
+        }
         let inputs = self.keep.inputs(&self.manifest).map_err(Failed)?;
         let logged = self.keep.log_end(self.plan.opening_rounds()).map_err(Failed)?;
         self.store.resume(self.nonce)?;
@@ -472,7 +475,8 @@ impl Session {
             return Ok(());
         }
         self.feed(engine::Event::Start)?;
-        let absent: Vec<Slot> = self.others.iter().filter(|(_, o)| !o.linked).map(|(slot, _)| *slot).collect();
+        let away = |other: &Other| !other.linked || other.over.is_some();
+        let absent: Vec<Slot> = self.others.iter().filter(|(_, o)| away(o)).map(|(slot, _)| *slot).collect();
         for peer in absent {
             self.feed(engine::Event::Gone { peer })?;
         }
@@ -648,6 +652,10 @@ impl Session {
 
     fn carry_out(&mut self, action: engine::Action, events: &mut VecDeque<engine::Event>) -> Step {
         match action {
+            // Before the party is where the confirmed transcript is, nothing of a round leaves:
+            // words before that are the disk's alone.
+            engine::Action::Send { frame, .. }
+                if self.now() < self.log.end() && !matches!(frame.header.kind, Kind::Segment | Kind::Agree) => {}
             engine::Action::Send { to, frame } => {
                 if self.others.get(&to).is_some_and(|other| other.linked && other.over.is_none()) {
                     if frame.header.kind == Kind::Freeze && !std::mem::replace(&mut self.checking, true) {
@@ -738,6 +746,8 @@ impl Session {
     /// Answers a peer that is in this round: what was opened from there on, up to
     /// a limit; if that is all, the frames that the party has sent last.
     fn serve(&mut self, to: Slot, from: usize) -> Step {
+        // Nobody is further than this without knowing all that is here.
+        let from = from.min(self.held() + 1);
         let Some(other) = self.others.get_mut(&to) else { return Ok(()) };
         if self.party.is_none() || self.phase == Phase::Failed {
             return Ok(());

@@ -111,9 +111,14 @@ impl Answering {
 /// has not got yet.
 async fn other_node(node: &Arc<Node>, link: Link, manifest: [u8; 32]) {
     let label = link.label().to_owned();
-    let Ok(_place) = node.early.try_acquire() else {
-        // It will dial again.
-        return tracing::warn!(peer = label, "too many links wait for their jobs: one is dropped");
+    // Places are for links whose job is not known: strangers must not keep nodes of running jobs away.
+    let _place = match node.speaking(&manifest) {
+        Some(_) => None,
+        None => match node.early.try_acquire() {
+            Ok(place) => Some(place),
+            // It will dial again.
+            Err(_) => return tracing::warn!(peer = label, "too many links wait for their jobs: one is dropped"),
+        },
     };
     let mut begun = node.begun.subscribe();
     let until = Instant::now() + node.config.deadline;
