@@ -231,7 +231,7 @@ pub trait Sharing: Send + Sync + 'static {
     /// The local product, if the roster has one ([`Roster::local_products`]).
     fn product(&self, dims: Dims, x: &Self::Secret, y: &Self::Secret) -> Self::Product;
     /// This node's share of n zeros of degree 2t, nothing of it expanded yet.
-    /// The address's domain is set here ([`Domain::Zero`](crate::prg::Domain::Zero)).
+    /// The address's domain is set here ([`Domain::Zero`]).
     ///
     /// # Panics
     /// Like [`Sharing::product`], where the scheme has none.
