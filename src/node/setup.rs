@@ -134,6 +134,9 @@ impl Keep {
             return Err("its setup is that of another job".to_owned());
         }
         let assigned = Assigned::check(assignment, &key.public(), setup.accepted, limits).map_err(|e| e.to_string())?;
+        if setup.addresses.len() != usize::from(assigned.plan().roster.nodes()) {
+            return Err("its setup has not one address for each node".to_owned());
+        }
         Ok((assigned, setup.addresses.clone()))
     }
 
