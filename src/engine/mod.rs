@@ -891,8 +891,13 @@ impl<S: Verify> Engine<S> {
         Ok(out)
     }
 
-    /// Says again what a peer may have lost.
+    /// Says again what a peer may have lost. One that was killed with all it knew lacks
+    /// the manifest's digest too, whatever this node has gone through since.
     fn resend(&self, to: Slot, out: &mut Vec<Action>) {
+        if self.step > AGREE_STEP + 2 {
+            let header = self.header(Kind::Agree, AGREE_STEP, self.slot(), to);
+            out.push(Action::Send { to, frame: Frame { header, body: Body::Digest(self.manifest) } });
+        }
         let said = self.said.iter().flatten().filter(|frame| frame.header.to == to);
         out.extend(said.map(|frame| Action::Send { to, frame: frame.clone() }));
         self.report(to, self.stream.reports(), out);
@@ -943,6 +948,8 @@ pub fn largest_frame(plan: &Plan) -> usize {
 /// Jobs begin and, in this version, end in their first epoch and view.
 const EPOCH: u32 = 0;
 const VIEW: u32 = 0;
+/// The first exchange, of the manifest's digest.
+const AGREE_STEP: u32 = 1;
 
 fn digest(body: &Body) -> &[u8; 32] {
     let Body::Digest(digest) = body else { unreachable!("decoded by kind") };

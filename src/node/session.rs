@@ -26,7 +26,7 @@ use crate::engine::frame::{Frame, Kind};
 use crate::engine::{self, EngineError, Outcome, Party, Record};
 use crate::entropy::Entropy;
 use crate::job::replay::{self, Survivor};
-use crate::job::{Assigned, CheckedManifest, Conclusion, encode_long};
+use crate::job::{Assigned, CheckedManifest, Conclusion, Limits, encode_long};
 use crate::keys::SecretKey;
 use crate::net::Message;
 use crate::program::plan::Plan;
@@ -132,6 +132,8 @@ struct Other {
     served: Option<usize>,
     /// answers that it may still ask for without having gone on
     allowance: u8,
+    /// from where it asked last while this node has been in its exchange, and after how many deadlines
+    asks: Option<(usize, u32)>,
 }
 
 /// Answers to one peer that asks again from where it was, per link and per time
@@ -226,6 +228,8 @@ pub(super) struct Session {
     catching_up: bool,
     /// the round from which the others were asked last
     asked: Option<usize>,
+    /// deadlines that have passed in this exchange
+    overdue: u32,
     sent: u64,
     received: u64,
     out: Vec<Action>,
@@ -271,6 +275,7 @@ impl Session {
             token: 0,
             round: None,
             asked: None,
+            overdue: 0,
             sent: 0,
             received: 0,
             out: Vec::new(),
@@ -314,7 +319,7 @@ impl Session {
     fn take(&mut self, event: Event) -> Step {
         match event {
             Event::Begin { again } => self.begin(again),
-            Event::Inputs(inputs) => self.inputs(inputs),
+            Event::Inputs(inputs) if self.phase == Phase::Running => self.inputs(inputs),
             Event::Header(header) => self.header(header),
             Event::Linked(peer) => self.linked(peer),
             Event::Lost { peer, reason } => self.lost(peer, reason),
@@ -323,7 +328,8 @@ impl Session {
             Event::Timer(timer) => self.timer(timer),
             Event::Stop(reason) if self.phase == Phase::Running => Err(Failed(reason)),
             Event::Leave if self.phase == Phase::Running => self.leave(),
-            Event::Stop(_) | Event::Leave => Ok(()),
+            // What comes after the end is of no use.
+            Event::Inputs(_) | Event::Stop(_) | Event::Leave => Ok(()),
         }
     }
 
@@ -346,27 +352,69 @@ impl Session {
         if !self.plan.replays() {
             return Err(Failed("what it said before cannot be said again alike".to_owned()));
         }
-        let inputs = self.keep.inputs(&self.manifest).map_err(Failed)?;
         let logged = self.keep.log_end(self.plan.opening_rounds()).map_err(Failed)?;
+        // The last round is not asked for: all others may need this node to open it.
+        let log = match logged.checked_sub(2) {
+            Some(check) => Log::Unconfirmed { check, step: 1 },
+            None => Log::Until(0),
+        };
+        self.go_on_by(log)
+    }
+
+    /// Makes the party from what is on disk; so much of the log is for others to confirm.
+    fn go_on_by(&mut self, log: Log) -> Step {
+        let inputs = self.keep.inputs(&self.manifest).map_err(Failed)?;
         self.store.resume(self.nonce)?;
         self.make_party(inputs)?;
         for index in 0..self.segments() {
             let header = self.keep.header(index).map_err(Failed)?;
             self.feed(engine::Event::Header(Box::new(header)))?;
         }
-        self.log = match logged.checked_sub(2) {
-            Some(check) => Log::Unconfirmed { check, step: 1 },
-            None => Log::Until(0),
-        };
+        self.log = log;
         self.get_ready();
         self.start_if_ready()
+    }
+
+    /// Where this node must go back to, if it waits for nodes that it is too far ahead of:
+    /// they have forgotten more than it still says, and too few of them know what was
+    /// opened there. It is the last round before which more than t of them know all.
+    fn too_far_ahead(&self) -> Option<usize> {
+        let asks = self.others.values().filter_map(|other| other.asks);
+        // Who asked earlier may have what it needs by now.
+        let mut asks: Vec<usize> = asks.filter(|asked| asked.1 + 2 >= self.overdue).map(|asked| asked.0).collect();
+        asks.sort_unstable_by_key(|round| std::cmp::Reverse(*round));
+        // More than t: one of them is honest, and this is not made to run in circles.
+        let to = *asks.get(usize::from(self.plan.roster.threshold()))?;
+        let waits = self.started && self.plan.replays() && self.overdue >= 3;
+        (waits && to < self.now()).then_some(to)
+    }
+
+    /// Does what a node does that was killed, and says again all that it said from there on.
+    fn go_back(&mut self, to: usize) -> Step {
+        tracing::warn!(to, from = self.now(), "others have lost what was opened: this node goes back for them");
+        self.party = None;
+        let kept = self.keep.setup(&self.key, self.manifest.digest(), &Limits::unlimited()).map_err(Failed)?;
+        self.assigned = Some(kept.0);
+        (self.again, self.started, self.expanding) = (true, false, false);
+        (self.headers, self.round, self.fed, self.asked) = (0, None, None, None);
+        self.wanted.clear();
+        self.claims = Claims::new(self.plan.roster.threshold());
+        self.forget_asks();
+        self.go_on_by(match to.checked_sub(1) {
+            Some(check) => Log::Unconfirmed { check, step: 1 },
+            None => Log::Until(0),
+        })
+    }
+
+    /// A new exchange: who is behind will ask again.
+    fn forget_asks(&mut self) {
+        self.overdue = 0;
+        self.others.values_mut().for_each(|other| other.asks = None);
     }
 
     /// Compares the log of an earlier process with what more than t others say.
     /// The disk is a cache and no witness: a share that is computed from one
     /// wrong word would give a secret away, so nothing is sent before.
-    ///
-    /// The last round is not asked for: all others may need this node to open it.
     fn confirm_log(&mut self) -> Step {
         let Log::Unconfirmed { check, .. } = self.log else { return Ok(()) };
         let Some((transcript, words)) = self.claims.agreed(check) else { return Ok(()) };
@@ -682,6 +730,7 @@ impl Session {
             engine::Action::DropSegments { below } => self.store.drop_segments_below(self.nonce, below)?,
             engine::Action::Arm { token } => {
                 self.token = token;
+                self.forget_asks();
                 self.arm(Timer::Exchange, self.deadline);
                 self.arm(Timer::Patience, self.patience);
             }
@@ -749,6 +798,7 @@ impl Session {
         // Nobody is further than this without knowing all that is here.
         let from = from.min(self.held() + 1);
         let Some(other) = self.others.get_mut(&to) else { return Ok(()) };
+        other.asks = Some((from, self.overdue));
         if self.party.is_none() || self.phase == Phase::Failed {
             return Ok(());
         }
@@ -855,6 +905,10 @@ impl Session {
             (Timer::Start, Phase::Running) => self.start_soon(),
             (Timer::StartPatience, Phase::Running) => self.start_late(),
             (Timer::Exchange, Phase::Running) => {
+                self.overdue += 1;
+                if let Some(round) = self.too_far_ahead() {
+                    return self.go_back(round);
+                }
                 self.arm(Timer::Exchange, self.deadline);
                 // Frames, or answers, may have been lost without a link having ended.
                 self.ask_again();

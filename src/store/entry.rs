@@ -73,14 +73,15 @@ impl Entry {
         Ok(Claim::Extended)
     }
 
-    /// Whether the rounds of a job that an earlier process left may be claimed again.
-    pub(super) fn resume(&self, nonce: &Nonce, interrupted: bool) -> Result<(), StoreError> {
+    /// Whether the rounds of a job may be claimed again.
+    pub(super) fn resume(&self, nonce: &Nonce) -> Result<(), StoreError> {
         self.must_run(nonce)?;
-        let refuse = |reason| Err(StoreError::NoResume { job: short(nonce), reason });
-        match (interrupted, self.opened) {
-            (false, _) => refuse("it was begun by this process"),
-            (_, Some(_)) => refuse("it has opened a check, after which its MAC key may be known"),
-            (true, None) => Ok(()),
+        match self.opened {
+            Some(_) => {
+                let reason = "it has opened a check, after which its MAC key may be known";
+                Err(StoreError::NoResume { job: short(nonce), reason })
+            }
+            None => Ok(()),
         }
     }
 

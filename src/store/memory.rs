@@ -177,7 +177,7 @@ impl Store for MemoryStore {
 
     fn resume(&self, nonce: Nonce) -> Result<(), StoreError> {
         self.with(nonce, |kept| {
-            kept.entry.resume(&nonce, kept.interrupted)?;
+            kept.entry.resume(&nonce)?;
             (kept.next, kept.interrupted) = (0, false);
             Ok(())
         })

@@ -305,7 +305,7 @@ pub trait Store: Send + Sync {
     /// Everything that was written before is on disk when this returns.
     fn sync(&self) -> Result<(), StoreError>;
 
-    /// Lets an interrupted job claim its rounds once more, from the first.
+    /// Lets a running job claim its rounds once more, from the first.
     ///
     /// **Only** for jobs in which a node's messages are a function of what all
     /// nodes hold alike (docs/protocols.md, 16: one word, one message): there, a
@@ -313,8 +313,7 @@ pub trait Store: Send + Sync {
     /// In any other job it would give two, and their difference is one of secrets.
     ///
     /// # Errors
-    /// [`StoreError::NoResume`] for a job of this process, and for one that ever
-    /// opened a SPDZ check.
+    /// [`StoreError::NoResume`] for a job that ever opened a SPDZ check.
     fn resume(&self, nonce: Nonce) -> Result<(), StoreError>;
 
     /// Drops the segments with numbers below `index`, once they are used.

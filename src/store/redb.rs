@@ -324,7 +324,7 @@ impl Store for RedbStore {
 
     fn resume(&self, nonce: Nonce) -> Result<(), StoreError> {
         let mut live = self.lock();
-        self.entry(nonce)?.resume(&nonce, live.interrupted.contains(&nonce))?;
+        self.entry(nonce)?.resume(&nonce)?;
         live.interrupted.remove(&nonce);
         live.next.insert(nonce, 0);
         Ok(())
