@@ -159,6 +159,16 @@ pub enum EngineError {
     /// The device failed and the party could not be made again.
     #[error("the device failed and this node cannot go on without it: {0}")]
     Replay(String),
+    /// Words of a round that is over do not lead where they led others.
+    #[error(
+        "words of round {round} that were told do not fit: {what}; this node's segments or its log are not those of the others"
+    )]
+    Told {
+        /// the round
+        round: usize,
+        /// what was found
+        what: String,
+    },
     /// An input's words do not fit the plan.
     #[error("input {input} has {found} correction words, expected {expected}")]
     Input {

@@ -291,10 +291,8 @@ impl<S: Verify> Engine<S> {
         self.machine.skip(&plan, &plan.rounds[self.round]);
         self.opened(opened, &[], out)?;
         if self.transcript.digest() != known.transcript {
-            let round = self.round;
-            return Err(EngineError::Replay(format!(
-                "after round {round} this node's transcript is another than that of the others: its segments or its log are not theirs"
-            )));
+            let what = "this node's transcript after it is another".to_owned();
+            return Err(EngineError::Told { round: self.round, what });
         }
         self.skipped = true;
         self.next_round(out)
@@ -878,10 +876,8 @@ impl<S: Verify> Engine<S> {
                 }
                 let expected: usize = self.plan.openings(round).map(|o| o.2).sum();
                 if words.len() != expected {
-                    let found = words.len();
-                    return Err(EngineError::Replay(format!(
-                        "found {found} words of round {round}, expected {expected}"
-                    )));
+                    let what = format!("found {} words, expected {expected}", words.len());
+                    return Err(EngineError::Told { round, what });
                 }
                 if round == self.round && self.known.is_none() {
                     self.words(Known { words, transcript }, &mut out)?;

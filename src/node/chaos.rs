@@ -20,15 +20,18 @@ use super::{Again, Kept};
 use crate::backend::{Choice, Devices};
 use crate::engine::frame::{Frame, HEADER_BYTES, Kind};
 use crate::entropy::Entropy;
+use crate::field::Fp61;
+use crate::field::slice::decode_words;
 use crate::job::{Assigned, Concluded, Limits};
 use crate::keys::SecretKey;
 use crate::owner::{Prepared, Request, prepare};
+use crate::program::plan::Plan;
 use crate::program::random::Choices;
 use crate::program::{Builder, Planning, Type};
 use crate::roster::{Roster, Scheme, Slot};
 use crate::seal::{SealInfo, Sealed, open};
 use crate::store::{JobState, MemoryStore, Store};
-use crate::transcript::SignedHeader;
+use crate::transcript::{SignedHeader, Transcript};
 
 const DEADLINE: u64 = 10_000;
 const PATIENCE: u64 = 200_000;
@@ -190,7 +193,12 @@ struct World<'a> {
     tracing: bool,
     ledger: Ledger,
     tally: Tally,
+    /// what is done to the disk of a node before it is started again
+    damage: Option<Damage>,
 }
+
+/// Changes what a node keeps of a job; says whether there was anything to change.
+type Damage = fn(&Keep, &Plan) -> bool;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
@@ -202,6 +210,7 @@ struct Tally {
     links: u64,
     messages: u64,
     virtual_s: u64,
+    damaged: u64,
 }
 
 impl<'a> World<'a> {
@@ -217,9 +226,10 @@ impl<'a> World<'a> {
             count: 0,
             finishing: BTreeSet::new(),
             cut_short: false,
-            tracing: seed > 0 && std::env::var_os("BEAVERDAM_CHAOS_TRACE").is_some(),
+            tracing: std::env::var_os("BEAVERDAM_CHAOS_TRACE").is_some(),
             ledger: Ledger::default(),
             tally: Tally { jobs: 1, ..Tally::default() },
+            damage: None,
             chaos,
             case,
         };
@@ -424,7 +434,10 @@ impl<'a> World<'a> {
             self.finishing.insert(from);
         }
         let corrupt = self.chaos.corrupt.contains(&from);
-        if !corrupt {
+        // From a changed disk wrong words may be told, which nobody takes from one node: it is
+        // as if a corrupt one told them. What is computed must not depend on them.
+        let told = self.damage.is_some() && matches!(Peer::decode(bytes), Some(Peer::Words { .. }));
+        if !corrupt && !told {
             self.ledger.hear(from, bytes, false);
             self.case.ledger.hear(from, bytes, true);
         }
@@ -558,6 +571,10 @@ impl<'a> World<'a> {
     fn restart(&mut self, slot: Slot) {
         let store = Arc::clone(&self.nodes[slot.index()].store);
         for job in store.interrupted().unwrap() {
+            if let Some(damage) = self.damage {
+                let keep = Keep::new(Arc::clone(&store) as Arc<dyn Store>, job.nonce);
+                self.tally.damaged += u64::from(damage(&keep, self.case.job.plan()));
+            }
             let (key, as_store) = (&self.case.keys[slot.index()], Arc::clone(&store) as Arc<dyn Store>);
             match Again::of(key, &as_store, &Limits::unlimited(), &job) {
                 Ok(Again { assigned, addresses }) => {
@@ -743,6 +760,7 @@ impl std::ops::Add for Tally {
             links: self.links + other.links,
             messages: self.messages + other.messages,
             virtual_s: self.virtual_s + other.virtual_s,
+            damaged: self.damaged + other.damaged,
         }
     }
 }
@@ -755,6 +773,64 @@ fn number(name: &str) -> Option<u64> {
 fn chaos_never_changes_a_message_nor_a_result() {
     let sum = chaos(500, 1);
     assert!(sum.done > 300 && sum.kills > 300 && sum.returns > 200, "{sum:?}");
+}
+
+/// One word of the log, in the middle.
+fn change_a_word(keep: &Keep, plan: &Plan) -> bool {
+    let end = keep.log_end(plan.opening_rounds()).unwrap();
+    let Some(round) = (end / 2).checked_sub(1) else { return false };
+    let (transcript, mut words) = keep.words(round).unwrap().unwrap();
+    words[0] ^= 1;
+    keep.put_words(round, &transcript, &decode_words(&words).unwrap()).unwrap();
+    true
+}
+
+/// One word of the log, and all transcripts from there on, so that they fit.
+fn forge(keep: &Keep, plan: &Plan) -> bool {
+    let end = keep.log_end(plan.opening_rounds()).unwrap();
+    let from = end.saturating_sub(4);
+    if from == 0 {
+        return false;
+    }
+    let mut transcript = Transcript::at(keep.words(from - 1).unwrap().unwrap().0);
+    for round in from..end {
+        let (before, words) = keep.words(round).unwrap().unwrap();
+        let mut words = decode_words(&words).unwrap();
+        let absorb = |mut transcript: Transcript, words: &[Fp61]| {
+            let mut rest = words;
+            let batch = plan.openings(round).map(|(prim, degree, len)| {
+                let first = rest.split_off(..len).unwrap();
+                (prim, 0, degree, first)
+            });
+            transcript.absorb_batch(round as u32, batch);
+            transcript
+        };
+        if round == from {
+            assert_eq!(absorb(transcript.clone(), &words).digest(), before, "this is how a log is made");
+            words[0] = words[0] + Fp61::ONE;
+        }
+        transcript = absorb(transcript, &words);
+        keep.put_words(round, &transcript.digest(), &words).unwrap();
+    }
+    true
+}
+
+/// What a node says is in the ledgers, so that a share of other words would be noticed.
+#[test]
+fn a_log_that_was_changed_on_disk_is_not_spoken_from() {
+    let mut case = case("(5, 1), long", Roster::shamir(5, 1).unwrap(), 0, 8);
+    for damage in [change_a_word as Damage, forge] {
+        let mut sum = Tally::default();
+        for seed in 1..40 {
+            let kills = vec![(1000 + 50 * seed, Slot(1 + (seed % 5) as u8), Some(3000))];
+            let mut world = World::new(&mut case, seed, Chaos { kills, ..Chaos::default() });
+            world.damage = Some(damage);
+            world.run();
+            world.judge(true);
+            sum = sum + world.tally;
+        }
+        assert!(sum.damaged > 10, "{sum:?}");
+    }
 }
 
 #[test]

@@ -392,6 +392,14 @@ impl Session {
     /// Does what a node does that was killed, and says again all that it said from there on.
     fn go_back(&mut self, to: usize) -> Step {
         tracing::warn!(to, from = self.now(), "others have lost what was opened: this node goes back for them");
+        self.make_again(match to.checked_sub(1) {
+            Some(check) => Log::Unconfirmed { check, step: 1 },
+            None => Log::Until(0),
+        })
+    }
+
+    /// Makes the party a second time in this process.
+    fn make_again(&mut self, log: Log) -> Step {
         self.party = None;
         let kept = self.keep.setup(&self.key, self.manifest.digest(), &Limits::unlimited()).map_err(Failed)?;
         self.assigned = Some(kept.0);
@@ -400,10 +408,7 @@ impl Session {
         self.wanted.clear();
         self.claims = Claims::new(self.plan.roster.threshold());
         self.forget_asks();
-        self.go_on_by(match to.checked_sub(1) {
-            Some(check) => Log::Unconfirmed { check, step: 1 },
-            None => Log::Until(0),
-        })
+        self.go_on_by(log)
     }
 
     /// A new exchange: who is behind will ask again.
@@ -669,7 +674,10 @@ impl Session {
         while let Some(event) = events.pop_front() {
             let Some(party) = &mut self.party else { return Ok(()) };
             self.headers += u32::from(matches!(event, engine::Event::Header(_)));
-            let actions = party.step(event).map_err(|error| Failed(self.explain(&error)))?;
+            let actions = match party.step(event) {
+                Err(error @ EngineError::Told { .. }) if self.now() < self.log.end() => return self.drop_log(&error),
+                stepped => stepped.map_err(|error| Failed(self.explain(&error)))?,
+            };
             for action in actions {
                 self.carry_out(action, &mut events)?;
             }
@@ -874,6 +882,13 @@ impl Session {
             self.ask_again();
         }
         Ok(())
+    }
+
+    /// What the disk holds leads elsewhere than to the transcript that others have
+    /// confirmed. Nothing was said of it: everything comes from them.
+    fn drop_log(&mut self, error: &EngineError) -> Step {
+        tracing::warn!(%error, "what the disk holds of a job was changed: everything is asked for anew");
+        self.make_again(Log::Until(0))
     }
 
     /// What was opened in a round, taken from where it is kept.

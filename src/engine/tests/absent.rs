@@ -461,7 +461,7 @@ fn words_with_another_transcript_stop_the_node() {
         change(&mut words, &mut transcript);
         world.step(Slot(1), Event::Words { round, transcript, words });
         world.drain();
-        assert!(matches!(world.error(1), EngineError::Replay(_)), "{}", world.error(1));
+        assert!(matches!(world.error(1), EngineError::Told { .. }), "{}", world.error(1));
         assert!(!world.sent.iter().any(|f| f.header.from == Slot(1) && f.header.kind == Kind::Opening));
     }
 }
