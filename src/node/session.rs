@@ -37,6 +37,10 @@ use crate::transcript::SignedHeader;
 /// How long an ended job listens on, so that its last words are read.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
+/// How long what was opened may stay where the end of the process undoes it. What
+/// it forgets, others tell it again; making it durable stops the computing for some milliseconds.
+const DURABLE: Duration = Duration::from_millis(500);
+
 /// What a session is made of.
 pub(super) struct Setup {
     pub(super) assigned: Assigned,
@@ -92,6 +96,8 @@ pub(super) enum Timer {
     Serve,
     /// those who are not done yet
     Linger,
+    /// making the log durable
+    Durable,
 }
 
 /// What a session wants done, in this order.
@@ -230,6 +236,8 @@ pub(super) struct Session {
     asked: Option<usize>,
     /// deadlines that have passed in this exchange
     overdue: u32,
+    /// the end of the log is not durable yet
+    loose: bool,
     sent: u64,
     received: u64,
     out: Vec<Action>,
@@ -276,6 +284,7 @@ impl Session {
             round: None,
             asked: None,
             overdue: 0,
+            loose: false,
             sent: 0,
             received: 0,
             out: Vec::new(),
@@ -745,6 +754,9 @@ impl Session {
             engine::Action::Log { round, transcript, words } => {
                 if round >= self.log.end() {
                     self.keep.put_words(round, &transcript, &words).map_err(Failed)?;
+                    if !std::mem::replace(&mut self.loose, true) {
+                        self.arm(Timer::Durable, DURABLE);
+                    }
                 }
             }
             engine::Action::Behind => self.ask(),
@@ -934,6 +946,10 @@ impl Session {
             (Timer::Serve, _) => {
                 self.others.values_mut().for_each(|other| other.allowance = other.allowance.max(1));
                 Ok(())
+            }
+            (Timer::Durable, Phase::Running) => {
+                self.loose = false;
+                Ok(self.store.sync()?)
             }
             (Timer::Linger, Phase::Done | Phase::Failed) => {
                 self.close();
