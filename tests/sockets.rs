@@ -69,6 +69,7 @@ fn serve_at(
         devices: Arc::new(devices),
         net: Limits::default(),
         max_jobs,
+        recovery: true,
     };
     runtime.spawn(async move { node::serve(listener, config, std::future::pending()).await.unwrap() });
     Served { node: Node { key: public, address }, store, runtime }

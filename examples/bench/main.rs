@@ -81,6 +81,9 @@ struct Args {
     /// Threads that each node computes with [default: as many as cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+    /// Run nodes that keep nothing to go on by after they were killed
+    #[arg(long)]
+    no_recovery: bool,
     /// Seed of the random inputs; keys and masks are the system's
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -142,7 +145,10 @@ impl Args {
             planning: planning.planning(),
             backend: self.backend,
             extra: Extra {
-                flags: measure::flags(self.latency, self.bandwidth),
+                flags: measure::flags(self.latency, self.bandwidth)
+                    .into_iter()
+                    .chain(self.no_recovery.then(|| "--no-recovery".to_owned()))
+                    .collect(),
                 threads: self.threads.map(usize::from),
                 ..Extra::default()
             },

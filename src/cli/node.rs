@@ -48,6 +48,10 @@ pub struct NodeArgs {
     /// Seconds that a job waits for a node that it cannot do without
     #[arg(long, value_name = "SECS", env = "BEAVERDAM_PATIENCE", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     patience: u64,
+    /// Keep nothing by which a job goes on after this process has ended, nor what other
+    /// nodes may have missed: less disk, a little less time
+    #[arg(long, env = "BEAVERDAM_NO_RECOVERY", value_parser = clap::builder::FalseyValueParser::new())]
+    no_recovery: bool,
     /// Jobs at once; more are refused
     #[arg(long, value_name = "N", env = "BEAVERDAM_MAX_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     max_jobs: u16,
@@ -182,6 +186,7 @@ pub fn run_node(
         devices: Arc::new(args.backend.devices()),
         net: net::Limits { shape: args.shape.shape(), tamper: args.tamper.clone(), ..net::Limits::default() },
         max_jobs: args.max_jobs.into(),
+        recovery: !args.no_recovery,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
     runtime.block_on(async {

@@ -49,6 +49,7 @@ async fn cluster(n: u8, deadline: Duration) -> Cluster {
             devices: Arc::new(Devices::new(Choice::Cpu, None)),
             net: net::Limits::default(),
             max_jobs: 1,
+            recovery: true,
         };
         tokio::spawn(serve(listener, config, std::future::pending()));
     }

@@ -287,6 +287,7 @@ impl<'a> World<'a> {
             devices: Arc::clone(&self.case.devices),
             deadline: Duration::from_millis(DEADLINE),
             patience: Duration::from_millis(PATIENCE),
+            recovery: true,
         })
     }
 
@@ -807,7 +808,7 @@ fn forge(keep: &Keep, plan: &Plan) -> bool {
         };
         if round == from {
             assert_eq!(absorb(transcript.clone(), &words).digest(), before, "this is how a log is made");
-            words[0] = words[0] + Fp61::ONE;
+            words[0] += Fp61::ONE;
         }
         transcript = absorb(transcript, &words);
         keep.put_words(round, &transcript.digest(), &words).unwrap();

@@ -94,6 +94,9 @@ pub struct Config {
     pub net: net::Limits,
     /// jobs at once; more are refused
     pub max_jobs: usize,
+    /// whether it keeps what a job can be taken up again by after the process ends, and what
+    /// others may have missed
+    pub recovery: bool,
 }
 
 /// Why a node cannot serve.

@@ -55,6 +55,8 @@ pub(super) struct Setup {
     pub(super) deadline: Duration,
     /// how long they wait for one that they cannot do without
     pub(super) patience: Duration,
+    /// whether what the job can be taken up by is kept
+    pub(super) recovery: bool,
 }
 
 /// What happens to a session.
@@ -202,6 +204,8 @@ pub(super) struct Session {
     key: Arc<SecretKey>,
     store: Arc<dyn Store>,
     keep: Keep,
+    /// what the party can be made again from, and what was opened, is kept
+    keeps: bool,
     entropy: Entropy,
     devices: Arc<Devices>,
     deadline: Duration,
@@ -245,7 +249,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(setup: Setup) -> Self {
-        let Setup { assigned, addresses, key, store, entropy, devices, deadline, patience } = setup;
+        let Setup { assigned, addresses, key, store, entropy, devices, deadline, patience, recovery } = setup;
         let (manifest, plan, slot) = (assigned.manifest().clone(), Arc::clone(assigned.plan()), assigned.slot());
         let nonce = manifest.manifest().nonce;
         let others = plan.roster.slots().filter(|other| *other != slot).map(|other| (other, Other::default()));
@@ -256,6 +260,7 @@ impl Session {
             assigned: Some(assigned),
             others: others.collect(),
             claims: Claims::new(plan.roster.threshold()),
+            keeps: recovery && plan.replays(),
             manifest,
             plan,
             slot,
@@ -358,7 +363,7 @@ impl Session {
     /// Makes the party again. Its log leads it to where it was once others have
     /// confirmed it.
     fn go_on(&mut self) -> Step {
-        if !self.plan.replays() {
+        if !self.keeps {
             return Err(Failed("what it said before cannot be said again alike".to_owned()));
         }
         let logged = self.keep.log_end(self.plan.opening_rounds()).map_err(Failed)?;
@@ -394,7 +399,7 @@ impl Session {
         asks.sort_unstable_by_key(|round| std::cmp::Reverse(*round));
         // More than t: one of them is honest, and this is not made to run in circles.
         let to = *asks.get(usize::from(self.plan.roster.threshold()))?;
-        let waits = self.started && self.plan.replays() && self.overdue >= 3;
+        let waits = self.started && self.keeps && self.overdue >= 3;
         (waits && to < self.now()).then_some(to)
     }
 
@@ -459,11 +464,11 @@ impl Session {
         if self.assigned.is_none() {
             return Err(Failed("the inputs came twice".to_owned()));
         }
-        if self.plan.replays() {
+        if self.keeps {
             self.keep.put_inputs(&inputs).map_err(Failed)?;
         }
         self.make_party(inputs)?;
-        if self.plan.replays() {
+        if self.keeps {
             // From here on others count on this node: it must be able to come back.
             self.store.sync()?;
         }
@@ -752,7 +757,7 @@ impl Session {
                 self.arm(Timer::Patience, self.patience);
             }
             engine::Action::Log { round, transcript, words } => {
-                if round >= self.log.end() {
+                if self.keeps && round >= self.log.end() {
                     self.keep.put_words(round, &transcript, &words).map_err(Failed)?;
                     if !std::mem::replace(&mut self.loose, true) {
                         self.arm(Timer::Durable, DURABLE);
@@ -1046,7 +1051,7 @@ impl Session {
 
     /// Leaves the job to the node's next process. To the others this one is absent.
     fn leave(&mut self) -> Step {
-        if !self.plan.replays() || self.party.is_none() || self.headers < self.segments() {
+        if !self.keeps || self.party.is_none() || self.headers < self.segments() {
             return Err(Failed("this node was shut down".to_owned()));
         }
         self.store.sync()?;

@@ -122,7 +122,7 @@ impl Keep {
         digest: [u8; 32],
         limits: &Limits,
     ) -> Result<(Assigned, Vec<String>), String> {
-        let bytes = self.get(SETUP)?.ok_or("only Shamir jobs without packed bits are taken up again")?;
+        let bytes = self.get(SETUP)?.ok_or("nothing is kept to take it up by: only Shamir jobs without packed bits and kings are taken up, by nodes that run without --no-recovery")?;
         let (slot, sealed): (u8, Sealed) = postcard::from_bytes(&bytes).map_err(|_| "its setup is damaged on disk")?;
         let plain = open(key, &seal_info(key, digest, Slot(slot)), &sealed)
             .map_err(|_| "its setup does not open with this node's key, or is damaged on disk")?;

@@ -76,7 +76,7 @@ fn check(node: &Node, peer: &[u8; 32], bytes: &[u8], addresses: &[String]) -> Re
     let assigned = Assigned::check(assignment, &node_key, now, &config.limits).map_err(|e| e.to_string())?;
     let nonce = manifest.manifest().nonce;
     config.store.begin(nonce, manifest.digest()).map_err(|e| e.to_string())?;
-    if assigned.plan().replays() {
+    if config.recovery && assigned.plan().replays() {
         let keep = Keep::new(Arc::clone(&config.store), nonce);
         let kept = keep.put_setup(&config.key, &manifest, assigned.slot(), (bytes, addresses), now);
         if let Err(reason) = kept {
@@ -115,7 +115,7 @@ pub(super) fn start(
         links,
         stop,
         manifest,
-        replays: assigned.plan().replays(),
+        replays: node.config.recovery && assigned.plan().replays(),
     });
     let plan = Arc::clone(assigned.plan());
     let session = Session::new(session::Setup {
@@ -127,6 +127,7 @@ pub(super) fn start(
         devices: Arc::clone(&node.config.devices),
         deadline: node.config.deadline,
         patience: node.config.patience,
+        recovery: node.config.recovery,
     });
     // The receiver is here: it is taken.
     let _ = letters.send(Event::Begin { again }.into());
