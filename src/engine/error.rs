@@ -169,6 +169,9 @@ pub enum EngineError {
         /// what was found
         what: String,
     },
+    /// The party cannot be restored.
+    #[error("this node cannot go on from its checkpoint: {0}")]
+    Checkpoint(String),
     /// An input's words do not fit the plan.
     #[error("input {input} has {found} correction words, expected {expected}")]
     Input {

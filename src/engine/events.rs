@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::check::Passed;
+use super::checkpoint::Checkpoint;
 use super::error::EngineError;
 use super::frame::Frame;
 use crate::field::Fp61;
@@ -109,6 +110,9 @@ pub enum Action {
         /// all openings of the round, one after another
         words: Vec<Fp61>,
     },
+    /// Keep the state of this party, of which others learn nothing, for a restart
+    /// ([`Party::checkpoint_before`]). It follows the [`Action::Log`] of the round before it.
+    Checkpoint(Box<Checkpoint>),
     /// Peers may be further, or their frames lost: ask them for [`Event::Words`]
     /// from the round on in which this party is, and for their frames.
     Behind,
@@ -183,6 +187,16 @@ pub trait Party: Send {
     /// ([`AHEAD_WORDS`](crate::program::plan::AHEAD_WORDS)). Whether and when
     /// this is called changes no word of what the party says.
     fn ahead(&mut self) -> bool;
+    /// Asks for [`Action::Checkpoint`] before these rounds, if the plan has any
+    /// ([`Plan::replays`]).
+    fn checkpoint_before(&mut self, rounds: &[usize]);
+    /// Lets a party that has not started, and has heard of headers alone, begin where
+    /// another one of the same node and job was. On [`Event::Start`] it asks for the segments
+    /// that it needs and goes on with the checkpoint's round.
+    ///
+    /// # Errors
+    /// [`EngineError::Checkpoint`] where the plan has none, or the checkpoint does not fit it.
+    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), EngineError>;
     /// Rounds of openings finished, and how many there are.
     fn progress(&self) -> (usize, usize);
     /// The greatest frame that a peer may send now, in bytes.

@@ -7,6 +7,7 @@ use super::error::EngineError;
 use crate::backend::Backend;
 use crate::field::Fp61;
 use crate::prg::{Address, Domain};
+use crate::program::Live;
 use crate::program::plan::{Bit, Demand, MaterialId, Part, Plan, Prim, Pub, Round, Sec};
 use crate::roster::Slot;
 use crate::sharing::packed::{self, Bits, Merging, Replicated, Said};
@@ -65,6 +66,49 @@ impl<S: Verify> Machine<S> {
 
     fn packed(&self, b: Bit) -> &Bits {
         self.bits[b.0 as usize].as_ref().expect("the plan writes a register before it is read")
+    }
+
+    /// What the live registers hold, one after another; wiped by the caller.
+    pub(super) fn words(&self, live: &Live) -> Result<Vec<Fp61>, EngineError> {
+        let mut parts: Vec<Words<S>> = Vec::new();
+        live.secrets.iter().for_each(|x| parts.extend(self.sharing.output(self.secret(x.0))));
+        parts.extend(live.publics.iter().map(|p| self.public(p.0).clone()));
+        Ok(self.sharing.backend().read_all(&parts)?)
+    }
+
+    /// Fills the registers that are alive before a round, from what [`Machine::words`] gave.
+    pub(super) fn begin_at(
+        &mut self,
+        plan: &Plan,
+        round: usize,
+        live: &Live,
+        words: &[Fp61],
+    ) -> Result<(), EngineError> {
+        let (backend, mut rest) = (self.sharing.backend(), words);
+        let mut next = |len: u64| {
+            let (first, after) = rest.split_at(len as usize);
+            rest = after;
+            backend.load(first.to_vec())
+        };
+        for (x, len) in &live.secrets {
+            let parts = (0..plan.words_per_share()).map(|_| next(*len)).collect();
+            self.secrets[x.0 as usize] = Some(self.sharing.held(parts));
+        }
+        for (p, len) in &live.publics {
+            self.publics[p.0 as usize] = Some(next(*len));
+        }
+        for prim in plan.rounds[..round].iter().flat_map(|round| &round.local).map(|i| &plan.prims[*i as usize]) {
+            match prim {
+                Prim::Input { input, .. } => self.inputs[*input as usize] = None,
+                Prim::Constant { out, .. } if live.constants.contains(out) => {
+                    self.local(plan, prim, &|_, _| Vec::new())?
+                }
+                _ => {}
+            }
+        }
+        // What was expanded for rounds that are over is of no use.
+        self.stock = Stock::new();
+        Ok(())
     }
 
     /// Expands a piece of what the rounds from `from` on draw; false if nothing is left to do.

@@ -20,6 +20,7 @@
 mod ahead;
 mod attendance;
 mod check;
+mod checkpoint;
 mod error;
 mod events;
 mod execute;
@@ -29,6 +30,7 @@ mod layer;
 mod stream;
 
 pub use check::{Owed, Passed, Verify};
+pub use checkpoint::Checkpoint;
 pub use error::EngineError;
 pub use events::{Action, Event, Job, Outcome, OutputShare, Party, Record};
 
@@ -89,6 +91,8 @@ pub struct Engine<S: Verify> {
     said: [Vec<Frame>; 3],
     /// the last round was taken from [`Known`] words
     skipped: bool,
+    /// before these rounds the state is given out
+    checkpoints: BTreeSet<usize>,
     /// the job ended well
     done: bool,
 }
@@ -161,6 +165,7 @@ impl<S: Verify> Engine<S> {
             known: None,
             said: [const { Vec::new() }; 3],
             skipped: false,
+            checkpoints: BTreeSet::new(),
             done: false,
             plan: job.plan,
         })
@@ -331,6 +336,7 @@ impl<S: Verify> Engine<S> {
             out.push(Action::DropSegments { below });
         }
         self.round += 1;
+        self.checkpoint(out)?;
         if round.check { self.begin_check(out) } else { self.begin_round(out) }
     }
 
@@ -835,6 +841,11 @@ impl<S: Verify> Engine<S> {
                 if !matches!(self.state, State::New) {
                     return Err(EngineError::Unasked("a second start"));
                 }
+                if self.round > 0 {
+                    // It has agreed on the job before.
+                    self.begin_round(&mut out)?;
+                    return Ok(out);
+                }
                 let body = Body::Digest(self.manifest);
                 self.exchange(Kind::Agree, body, Own::Nothing, None, &mut out)?;
             }
@@ -890,11 +901,12 @@ impl<S: Verify> Engine<S> {
     /// Says again what a peer may have lost. One that was killed with all it knew lacks
     /// the manifest's digest too, whatever this node has gone through since.
     fn resend(&self, to: Slot, out: &mut Vec<Action>) {
-        if self.step > AGREE_STEP + 2 {
+        let said = || self.said.iter().flatten();
+        if self.step > AGREE_STEP && !said().any(|frame| frame.header.kind == Kind::Agree) {
             let header = self.header(Kind::Agree, AGREE_STEP, self.slot(), to);
             out.push(Action::Send { to, frame: Frame { header, body: Body::Digest(self.manifest) } });
         }
-        let said = self.said.iter().flatten().filter(|frame| frame.header.to == to);
+        let said = said().filter(|frame| frame.header.to == to);
         out.extend(said.map(|frame| Action::Send { to, frame: frame.clone() }));
         self.report(to, self.stream.reports(), out);
     }
@@ -923,6 +935,14 @@ impl<S: Verify> Party for Engine<S> {
 
     fn ahead(&mut self) -> bool {
         self.work_ahead()
+    }
+
+    fn checkpoint_before(&mut self, rounds: &[usize]) {
+        self.checkpoints = rounds.iter().copied().collect();
+    }
+
+    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), EngineError> {
+        self.begin_at(checkpoint)
     }
 
     fn progress(&self) -> (usize, usize) {

@@ -31,6 +31,9 @@ pub(super) struct Stream {
     loaded: BTreeMap<u32, Vec<Fp61>>,
     asked: u32,
     absorbed: u32,
+    /// segments from here on up to those absorbed may be missing: in a party that was
+    /// restored, nothing is loaded yet of what it has absorbed before
+    ready: u32,
     kept_from: u32,
 }
 
@@ -58,8 +61,17 @@ impl Stream {
             loaded: BTreeMap::new(),
             asked: 0,
             absorbed: 0,
+            ready: 0,
             kept_from: 0,
         }
+    }
+
+    /// Stands where it would if segments below one offset had been absorbed, and
+    /// those wholly below the other dropped. What lies between is loaded, and agreed, anew.
+    pub(super) fn begin_at(&mut self, absorbed: u64, kept_from: u64) {
+        self.drop_below(kept_from);
+        (self.asked, self.ready) = (self.kept_from, self.kept_from);
+        self.absorbed = segments_below(absorbed);
     }
 
     /// A header from the owner: its index and digest if it is new. Only
@@ -159,7 +171,7 @@ impl Stream {
 
     /// The first segment below `until` that is not verified and agreed yet.
     pub(super) fn missing(&self, until: u64) -> Option<u32> {
-        (self.absorbed..segments_below(until)).find(|i| !self.loaded.contains_key(i) || !self.agreed.contains(i))
+        (self.ready..segments_below(until)).find(|i| !self.loaded.contains_key(i) || !self.agreed.contains(i))
     }
 
     /// Absorbs, in order, the headers that a round is about to depend on.
@@ -168,6 +180,7 @@ impl Stream {
             transcript.absorb_segment(&self.headers[&index]);
             self.absorbed = index + 1;
         }
+        self.ready = self.absorbed;
     }
 
     /// Words of the stream, all in absorbed segments.

@@ -278,7 +278,12 @@ impl Node<'_> {
                         let mut rng = entropy.generator(&[b"seal", &[slot.0]])?;
                         return self.conclusion.conclude(*outcome, self.node, (0, 0), &mut *rng).map_err(fail);
                     }
-                    Action::DropSegments { .. } | Action::Arm { .. } | Action::Log { .. } | Action::Behind => {}
+                    // Nobody asked for checkpoints.
+                    Action::DropSegments { .. }
+                    | Action::Arm { .. }
+                    | Action::Log { .. }
+                    | Action::Checkpoint(_)
+                    | Action::Behind => {}
                 }
             }
             while let Some(index) = waiting.first().copied().filter(|i| *i < headers) {

@@ -12,6 +12,9 @@
 //! The other nodes notice a pause. If the replay takes longer than their
 //! deadline, they end the job.
 //!
+//! One that began at a checkpoint begins there again; checkpoints that it makes itself
+//! do not shorten its log, whose events before them would have to be told from those after.
+//!
 //! The log holds what this node has received (shares of masked words, coins, σ)
 //! and nothing secret of its own. Segments stand in it by number, so they must
 //! be kept: actions that would drop them are held back.
@@ -24,7 +27,7 @@ use zeroize::Zeroizing;
 use super::{Assigned, JobError};
 use crate::backend::Device;
 use crate::engine::frame::Frame;
-use crate::engine::{Action, EngineError, Event, Party};
+use crate::engine::{Action, Checkpoint, EngineError, Event, Party};
 use crate::field::slice::{decode_words, encode_words};
 use crate::roster::Slot;
 use crate::transcript::SignedHeader;
@@ -103,6 +106,9 @@ pub struct Survivor {
     heard: Vec<blake3::Hash>,
     /// hash of all frames that have left, in order
     said: blake3::Hasher,
+    /// where the party was made to begin, and after how many events
+    restored: Option<(usize, Checkpoint)>,
+    checkpoints: Vec<usize>,
     /// the party is on the CPU, which is not lost
     safe: bool,
     /// it has failed: what is left of it may be half made again
@@ -132,6 +138,8 @@ impl Survivor {
             log,
             heard: Vec::new(),
             said: blake3::Hasher::new(),
+            restored: None,
+            checkpoints: Vec::new(),
             safe,
             failed: false,
         })
@@ -149,6 +157,11 @@ impl Survivor {
         self.party = self.assigned.party(&self.inputs, &Device::Cpu, rng).map_err(|e| e.to_string())?;
         let (mut said, mut actions) = (blake3::Hasher::new(), Vec::new());
         for (index, heard) in (0..).zip(&self.heard) {
+            if let Some((at, checkpoint)) = &self.restored
+                && *at == index as usize
+            {
+                self.party.restore(checkpoint).map_err(|e| e.to_string())?;
+            }
             hear(&mut said, &actions);
             let entry = self.log.entry(index)?;
             if blake3::hash(&entry) != *heard {
@@ -162,7 +175,8 @@ impl Survivor {
             return Err("made again, this node would have said something else than it has said".to_owned());
         }
         self.safe = true;
-        self.inputs = Vec::new();
+        (self.inputs, self.restored) = (Vec::new(), None);
+        self.party.checkpoint_before(&self.checkpoints);
         Ok(actions)
     }
 
@@ -209,6 +223,19 @@ impl Party for Survivor {
 
     fn ahead(&mut self) -> bool {
         !self.failed && self.party.ahead()
+    }
+
+    fn checkpoint_before(&mut self, rounds: &[usize]) {
+        self.checkpoints = rounds.to_vec();
+        self.party.checkpoint_before(rounds);
+    }
+
+    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), EngineError> {
+        self.party.restore(checkpoint)?;
+        if !self.safe {
+            self.restored = Some((self.heard.len(), checkpoint.clone()));
+        }
+        Ok(())
     }
 
     fn progress(&self) -> (usize, usize) {

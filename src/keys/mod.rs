@@ -7,7 +7,8 @@
 //! - **identity**: an Ed25519 key (RFC 8032) that signs manifests, segments and
 //!   receipts and authenticates the party in TLS;
 //! - **sealing**: an X25519 key to which outputs are sealed ([`seal`](crate::seal));
-//! - **dealing**: the key from which an owner's correlated randomness is expanded.
+//! - **dealing**: the key from which an owner's correlated randomness is expanded;
+//! - **keeping**: the key under which a node seals the state of its jobs on its disk.
 //!
 //! There is one type for owners and nodes. This room knows nothing of jobs,
 //! sockets or shares; what a signature means is said by its domain.
@@ -164,6 +165,12 @@ impl SecretKey {
     /// derived, per job nonce. Independent of identity and sealing.
     pub fn dealing(&self) -> PrgKey {
         PrgKey(*derive(&self.seed, "beaverdam v1 dealing: correlated randomness"))
+    }
+
+    /// The key under which a node keeps on disk what it alone may make and read. Independent
+    /// of the others.
+    pub(crate) fn keeping(&self) -> PrgKey {
+        PrgKey(*derive(&self.seed, "beaverdam v1 keeping: a node's own checkpoints"))
     }
 
     /// Signs a message as one of a kind: the signature is Ed25519 over

@@ -18,7 +18,8 @@ fn derived_keys_are_sound_distinct_and_reproducible() {
     let public = key.public();
     assert_eq!(PublicKey::new(*public.identity(), *public.sealing()).unwrap(), public);
     // No purpose's bytes are another's.
-    let secrets = [*key.identity.as_bytes(), key.sealing().to_bytes().into(), key.dealing().0, *key.seed];
+    let secrets =
+        [*key.identity.as_bytes(), key.sealing().to_bytes().into(), key.dealing().0, key.keeping().0, *key.seed];
     for (i, a) in secrets.iter().enumerate() {
         assert!(secrets[..i].iter().all(|b| a != b));
     }

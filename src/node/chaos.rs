@@ -9,6 +9,8 @@
 //! BEAVERDAM_CHAOS_JOBS=10000 BEAVERDAM_CHAOS_SEED=1 cargo test --release --lib chaos -- --ignored --nocapture
 //! ```
 
+mod disk;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,6 +139,8 @@ struct Chaos {
     /// nodes are killed, and come back, if they do
     kills: Vec<(u64, Slot, Option<u64>)>,
     corrupt: Vec<Slot>,
+    /// nodes keep their state before each so manieth round; 0 for never
+    every: usize,
 }
 
 struct Node {
@@ -190,6 +194,8 @@ struct World<'a> {
     finishing: BTreeSet<Slot>,
     /// a node was killed when it was done, and others may have needed its last word
     cut_short: bool,
+    /// whose disk somebody has changed
+    changed: Option<Slot>,
     tracing: bool,
     ledger: Ledger,
     tally: Tally,
@@ -207,6 +213,7 @@ struct Tally {
     failed: u64,
     kills: u64,
     returns: u64,
+    restored: u64,
     links: u64,
     messages: u64,
     virtual_s: u64,
@@ -226,6 +233,7 @@ impl<'a> World<'a> {
             count: 0,
             finishing: BTreeSet::new(),
             cut_short: false,
+            changed: None,
             tracing: std::env::var_os("BEAVERDAM_CHAOS_TRACE").is_some(),
             ledger: Ledger::default(),
             tally: Tally { jobs: 1, ..Tally::default() },
@@ -278,6 +286,7 @@ impl<'a> World<'a> {
     }
 
     fn setup(&self, assigned: Assigned, addresses: Vec<String>, slot: Slot, store: &Arc<MemoryStore>) -> Session {
+        let every = self.chaos.every;
         Session::new(Setup {
             assigned,
             addresses,
@@ -288,6 +297,7 @@ impl<'a> World<'a> {
             deadline: Duration::from_millis(DEADLINE),
             patience: Duration::from_millis(PATIENCE),
             recovery: true,
+            checkpoints: (1..=self.case.job.plan().opening_rounds()).filter(|r| every > 0 && r % every == 0).collect(),
         })
     }
 
@@ -388,6 +398,7 @@ impl<'a> World<'a> {
         while session.prepares() {
             actions.extend(session.work().into_iter().flatten());
         }
+        self.tally.restored += u64::from(std::mem::take(&mut session.restored));
         for action in actions {
             match action {
                 Action::Send { to, message } => {
@@ -437,7 +448,8 @@ impl<'a> World<'a> {
         let corrupt = self.chaos.corrupt.contains(&from);
         // From a changed disk wrong words may be told, which nobody takes from one node: it is
         // as if a corrupt one told them. What is computed must not depend on them.
-        let told = self.damage.is_some() && matches!(Peer::decode(bytes), Some(Peer::Words { .. }));
+        let damaged = self.damage.is_some() || self.changed == Some(from);
+        let told = damaged && matches!(Peer::decode(bytes), Some(Peer::Words { .. }));
         if !corrupt && !told {
             self.ledger.hear(from, bytes, false);
             self.case.ledger.hear(from, bytes, true);
@@ -709,6 +721,8 @@ fn misfortune(case: &Case, choices: &mut Choices) -> (Chaos, bool) {
     let spare = if chaos.corrupt.is_empty() { plan.spare() } else { 0 };
     // Whatever they have forgotten: those who know more go back for them.
     let must = plan.replays() && !early && lost.len() <= spare;
+    // Drawn last, so that what befalls the jobs of a seed stays what it was.
+    chaos.every = choices.below(4);
     (chaos, must)
 }
 
@@ -758,6 +772,7 @@ impl std::ops::Add for Tally {
             failed: self.failed + other.failed,
             kills: self.kills + other.kills,
             returns: self.returns + other.returns,
+            restored: self.restored + other.restored,
             links: self.links + other.links,
             messages: self.messages + other.messages,
             virtual_s: self.virtual_s + other.virtual_s,
@@ -773,7 +788,7 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn chaos_never_changes_a_message_nor_a_result() {
     let sum = chaos(500, 1);
-    assert!(sum.done > 300 && sum.kills > 300 && sum.returns > 200, "{sum:?}");
+    assert!(sum.done > 300 && sum.kills > 300 && sum.returns > 200 && sum.restored > 20, "{sum:?}");
 }
 
 /// One word of the log, in the middle.
@@ -793,7 +808,7 @@ fn forge(keep: &Keep, plan: &Plan) -> bool {
     if from == 0 {
         return false;
     }
-    let mut transcript = Transcript::at(keep.words(from - 1).unwrap().unwrap().0);
+    let mut transcript = Transcript::resumed(keep.words(from - 1).unwrap().unwrap().0);
     for round in from..end {
         let (before, words) = keep.words(round).unwrap().unwrap();
         let mut words = decode_words(&words).unwrap();

@@ -13,6 +13,8 @@
 //! | `session` | one node's side of one job, without sockets or clock: its party, its store, who is there |
 //! | `setup` | what a job has on disk: what it is made again from, what was opened |
 //! | `catch_up` | what others say was opened |
+//! | `checkpoints` | the state of a job on disk, sealed |
+//! | `resume` | where a job begins that an earlier process had begun |
 //! | `shell` | what carries a session: its thread, its links, its clock |
 //!
 //! **Who may do what.** Every link ends at a proven identity key. A job is
@@ -29,6 +31,8 @@
 //! is never used again.
 
 mod catch_up;
+mod checkpoints;
+mod resume;
 mod session;
 mod setup;
 mod shell;

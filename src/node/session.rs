@@ -18,12 +18,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::catch_up::{CLAIM_BYTES, Claims, SERVE_BYTES};
+use super::checkpoints::Checkpoints;
+use super::resume::{Resume, Start};
 use super::setup::{Keep, Opened};
 use super::wire::{Peer, one_line};
 use super::{Kept, Parties};
 use crate::backend::{Device, Devices, Opened as OpenedDevice};
 use crate::engine::frame::{Frame, Kind};
-use crate::engine::{self, EngineError, Outcome, Party, Record};
+use crate::engine::{self, Checkpoint, EngineError, Outcome, Party, Record};
 use crate::entropy::Entropy;
 use crate::job::replay::{self, Survivor};
 use crate::job::{Assigned, CheckedManifest, Conclusion, Limits, encode_long};
@@ -57,6 +59,8 @@ pub(super) struct Setup {
     pub(super) patience: Duration,
     /// whether what the job can be taken up by is kept
     pub(super) recovery: bool,
+    /// before which rounds the party's state is kept
+    pub(super) checkpoints: Vec<usize>,
 }
 
 /// What happens to a session.
@@ -158,21 +162,19 @@ enum Phase {
     Closed,
 }
 
-/// What an earlier process has logged of the job.
-#[derive(Clone, Copy)]
+/// What an earlier process has kept of the job.
 enum Log {
-    /// nothing is taken from it, nor said that depends on it, before others have
-    /// confirmed this round; if they do not, one that lies so many before it
-    Unconfirmed { check: usize, step: usize },
+    /// nothing is taken from it, nor said that depends on it, before others have confirmed it
+    Unconfirmed(Resume),
     /// what was opened below this round is taken from it
     Until(usize),
 }
 
 impl Log {
-    fn end(self) -> usize {
+    fn end(&self) -> usize {
         match self {
-            Self::Unconfirmed { .. } => 0,
-            Self::Until(end) => end,
+            Self::Unconfirmed(_) => 0,
+            Self::Until(end) => *end,
         }
     }
 }
@@ -206,6 +208,14 @@ pub(super) struct Session {
     keep: Keep,
     /// what the party can be made again from, and what was opened, is kept
     keeps: bool,
+    checkpoints: Checkpoints,
+    /// before which rounds there is one
+    checkpoint_before: Vec<usize>,
+    /// one that is not on disk yet
+    unwritten: Option<Box<Checkpoint>>,
+    /// this process has begun at one
+    #[cfg(test)]
+    pub(super) restored: bool,
     entropy: Entropy,
     devices: Arc<Devices>,
     deadline: Duration,
@@ -249,9 +259,11 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(setup: Setup) -> Self {
-        let Setup { assigned, addresses, key, store, entropy, devices, deadline, patience, recovery } = setup;
+        let Setup { assigned, addresses, key, store, entropy, devices, deadline, patience, recovery, checkpoints } =
+            setup;
         let (manifest, plan, slot) = (assigned.manifest().clone(), Arc::clone(assigned.plan()), assigned.slot());
         let nonce = manifest.manifest().nonce;
+        let keep = Keep::new(Arc::clone(&store), nonce);
         let others = plan.roster.slots().filter(|other| *other != slot).map(|other| (other, Other::default()));
         Self {
             party: None,
@@ -261,13 +273,18 @@ impl Session {
             others: others.collect(),
             claims: Claims::new(plan.roster.threshold()),
             keeps: recovery && plan.replays(),
-            manifest,
             plan,
             slot,
             nonce,
             addresses,
+            checkpoints: Checkpoints::new(keep.clone(), &key, manifest.digest(), slot),
+            checkpoint_before: checkpoints,
+            unwritten: None,
+            #[cfg(test)]
+            restored: false,
+            keep,
             key,
-            keep: Keep::new(Arc::clone(&store), nonce),
+            manifest,
             store,
             entropy,
             devices,
@@ -310,12 +327,20 @@ impl Session {
 
     /// Whether [`Session::work`] comes before the next event.
     pub(super) fn prepares(&self) -> bool {
-        self.expanding
+        self.expanding || self.unwritten.is_some()
     }
 
     /// A piece of work that needs no event, while there is none: expands what later
     /// rounds draw. `None` if there is nothing to do.
     pub(super) fn work(&mut self) -> Option<Vec<Action>> {
+        // Once what the party had to say has left.
+        if let Some(checkpoint) = self.unwritten.take().filter(|_| self.phase == Phase::Running) {
+            match self.checkpoints.put(&checkpoint) {
+                Ok(()) => self.durable_soon(),
+                Err(reason) => self.fail(&reason),
+            }
+            return Some(std::mem::take(&mut self.out));
+        }
         let party = self.party.as_mut().filter(|_| self.phase == Phase::Running)?;
         if party.ahead() {
             return Some(Vec::new());
@@ -355,28 +380,24 @@ impl Session {
         if !again {
             return Ok(());
         }
-        self.go_on().map_err(|Failed(reason)| {
+        let from = self.on_disk();
+        from.and_then(|from| self.go_on(from)).map_err(|Failed(reason)| {
             Failed(format!("the node was restarted in the middle of it and could not go on: {reason}"))
         })
     }
 
-    /// Makes the party again. Its log leads it to where it was once others have
-    /// confirmed it.
-    fn go_on(&mut self) -> Step {
+    /// What an earlier process has kept, if others can confirm any of it.
+    fn on_disk(&mut self) -> Step<Option<Resume>> {
         if !self.keeps {
             return Err(Failed("what it said before cannot be said again alike".to_owned()));
         }
         let logged = self.keep.log_end(self.plan.opening_rounds()).map_err(Failed)?;
-        // The last round is not asked for: all others may need this node to open it.
-        let log = match logged.checked_sub(2) {
-            Some(check) => Log::Unconfirmed { check, step: 1 },
-            None => Log::Until(0),
-        };
-        self.go_on_by(log)
+        Ok(Resume::new(logged, self.checkpoints.open(&self.plan).map_err(Failed)?))
     }
 
-    /// Makes the party from what is on disk; so much of the log is for others to confirm.
-    fn go_on_by(&mut self, log: Log) -> Step {
+    /// Makes the party from what is on disk. A checkpoint and the log lead it to where it was
+    /// once others have confirmed them.
+    fn go_on(&mut self, from: Option<Resume>) -> Step {
         let inputs = self.keep.inputs(&self.manifest).map_err(Failed)?;
         self.store.resume(self.nonce)?;
         self.make_party(inputs)?;
@@ -384,7 +405,7 @@ impl Session {
             let header = self.keep.header(index).map_err(Failed)?;
             self.feed(engine::Event::Header(Box::new(header)))?;
         }
-        self.log = log;
+        self.log = from.map_or(Log::Until(0), Log::Unconfirmed);
         self.get_ready();
         self.start_if_ready()
     }
@@ -406,23 +427,22 @@ impl Session {
     /// Does what a node does that was killed, and says again all that it said from there on.
     fn go_back(&mut self, to: usize) -> Step {
         tracing::warn!(to, from = self.now(), "others have lost what was opened: this node goes back for them");
-        self.make_again(match to.checked_sub(1) {
-            Some(check) => Log::Unconfirmed { check, step: 1 },
-            None => Log::Until(0),
-        })
+        let from = self.on_disk()?.and_then(|from| from.back_to(to));
+        self.make_again(from)
     }
 
     /// Makes the party a second time in this process.
-    fn make_again(&mut self, log: Log) -> Step {
+    fn make_again(&mut self, from: Option<Resume>) -> Step {
         self.party = None;
         let kept = self.keep.setup(&self.key, self.manifest.digest(), &Limits::unlimited()).map_err(Failed)?;
         self.assigned = Some(kept.0);
         (self.again, self.started, self.expanding) = (true, false, false);
         (self.headers, self.round, self.fed, self.asked) = (0, None, None, None);
         self.wanted.clear();
+        self.unwritten = None;
         self.claims = Claims::new(self.plan.roster.threshold());
         self.forget_asks();
-        self.go_on_by(log)
+        self.go_on(from)
     }
 
     /// A new exchange: who is behind will ask again.
@@ -431,30 +451,44 @@ impl Session {
         self.others.values_mut().for_each(|other| other.asks = None);
     }
 
-    /// Compares the log of an earlier process with what more than t others say.
+    /// Compares what an earlier process has kept with what more than t others say.
     /// The disk is a cache and no witness: a share that is computed from one
     /// wrong word would give a secret away, so nothing is sent before.
     fn confirm_log(&mut self) -> Step {
-        let Log::Unconfirmed { check, .. } = self.log else { return Ok(()) };
-        let Some((transcript, words)) = self.claims.agreed(check) else { return Ok(()) };
-        let logged = self.keep.words(check).map_err(Failed)?;
-        let same = logged.is_some_and(|logged| logged == (transcript, words));
-        if !same {
-            tracing::warn!("what the disk holds of a job is not what was opened: everything is asked for anew");
+        let Log::Unconfirmed(resume) = &self.log else { return Ok(()) };
+        let Some(told) = self.claims.agreed(resume.check()) else { return Ok(()) };
+        let same = resume.agrees(&self.keep, &told).map_err(Failed)?;
+        let Log::Unconfirmed(resume) = std::mem::replace(&mut self.log, Log::Until(0)) else {
+            unreachable!("matched above")
+        };
+        if same {
+            let Start { until, checkpoint } = resume.confirmed(&self.keep).map_err(Failed)?;
+            self.log = Log::Until(until);
+            if let (Some(checkpoint), Some(party)) = (checkpoint, &mut self.party) {
+                tracing::info!(round = checkpoint.round(), "the job goes on from a checkpoint");
+                party.restore(&checkpoint)?;
+                #[cfg(test)]
+                (self.restored = true);
+            }
+        } else {
+            tracing::warn!("what the disk holds of a job is not what was opened: the rest is asked for anew");
+            if let Some(resume) = resume.without() {
+                self.log = Log::Unconfirmed(resume);
+                self.ask_again();
+                return Ok(());
+            }
         }
-        self.log = Log::Until(if same { check + 1 } else { 0 });
         self.start()?;
         self.ask_again();
         Ok(())
     }
 
-    /// Nobody has confirmed the log: others may have lost more of theirs.
+    /// Nobody has confirmed what is on disk: others may have lost more of theirs.
     fn confirm_less(&mut self) -> Step {
-        if let Log::Unconfirmed { check, step } = self.log {
-            self.log = match check.checked_sub(step) {
-                Some(check) => Log::Unconfirmed { check, step: 2 * step },
-                None => Log::Until(0),
-            };
+        if let Log::Unconfirmed(_) = self.log
+            && let Log::Unconfirmed(resume) = std::mem::replace(&mut self.log, Log::Until(0))
+        {
+            self.log = resume.less().map_or(Log::Until(0), Log::Unconfirmed);
             self.ask_again();
         }
         self.start_if_ready()
@@ -487,7 +521,11 @@ impl Session {
         }
         let device = &self.device.insert(Settled(device)).0;
         let log = Box::new(Events { store: Arc::clone(&self.store), nonce: self.nonce });
-        self.party = Some(Box::new(Survivor::new(assigned, inputs, device, &mut *rng, log)?));
+        let mut party = Survivor::new(assigned, inputs, device, &mut *rng, log)?;
+        if self.keeps {
+            party.checkpoint_before(&self.checkpoint_before);
+        }
+        self.party = Some(Box::new(party));
         Ok(())
     }
 
@@ -526,7 +564,7 @@ impl Session {
 
     /// Starts without those who are not there, if that can be.
     fn start_without(&mut self, late: bool) -> Step {
-        if self.started || self.party.is_none() || matches!(self.log, Log::Unconfirmed { .. }) {
+        if self.started || self.party.is_none() || matches!(self.log, Log::Unconfirmed(_)) {
             return Ok(());
         }
         let ready = 1 + self.others.values().filter(|other| other.ready).count();
@@ -759,9 +797,13 @@ impl Session {
             engine::Action::Log { round, transcript, words } => {
                 if self.keeps && round >= self.log.end() {
                     self.keep.put_words(round, &transcript, &words).map_err(Failed)?;
-                    if !std::mem::replace(&mut self.loose, true) {
-                        self.arm(Timer::Durable, DURABLE);
-                    }
+                    self.durable_soon();
+                }
+            }
+            // One that comes from the disk alone is not sealed.
+            engine::Action::Checkpoint(checkpoint) => {
+                if checkpoint.round() >= self.log.end() {
+                    self.unwritten = Some(checkpoint);
                 }
             }
             engine::Action::Behind => self.ask(),
@@ -775,8 +817,15 @@ impl Session {
         // What the disk says of the rounds before may be told while it is unconfirmed:
         // words are public, and nobody takes them from one node.
         match self.log {
-            Log::Unconfirmed { .. } => self.plan.opening_rounds(),
+            Log::Unconfirmed(_) => self.plan.opening_rounds(),
             Log::Until(end) => self.now().max(end),
+        }
+    }
+
+    /// What was written is made durable with what else is until then.
+    fn durable_soon(&mut self) {
+        if !std::mem::replace(&mut self.loose, true) {
+            self.arm(Timer::Durable, DURABLE);
         }
     }
 
@@ -798,7 +847,7 @@ impl Session {
     /// before it too.
     fn unknown(&self) -> usize {
         match self.log {
-            Log::Unconfirmed { check, .. } => check + 1,
+            Log::Unconfirmed(ref resume) => resume.check() + 1,
             Log::Until(end) => self.now().max(end),
         }
     }
@@ -904,8 +953,9 @@ impl Session {
     /// What the disk holds leads elsewhere than to the transcript that others have
     /// confirmed. Nothing was said of it: everything comes from them.
     fn drop_log(&mut self, error: &EngineError) -> Step {
-        tracing::warn!(%error, "what the disk holds of a job was changed: everything is asked for anew");
-        self.make_again(Log::Until(0))
+        tracing::warn!(%error, "what the disk holds of a job was changed: the rest is asked for anew");
+        let from = self.on_disk()?.and_then(Resume::without_log);
+        self.make_again(from)
     }
 
     /// What was opened in a round, taken from where it is kept.

@@ -34,6 +34,7 @@ const SETUP: u64 = 0;
 const INPUTS: u64 = 1 << 32;
 const HEADERS: u64 = 2 << 32;
 const WORDS: u64 = 3 << 32;
+const CHECKPOINTS: u64 = 4 << 32;
 
 /// What a node was told when the job began.
 #[derive(Serialize, Deserialize)]
@@ -197,6 +198,16 @@ impl Keep {
         let mut bytes = transcript.to_vec();
         append_words(&mut bytes, words);
         self.put(WORDS + round as u64, &bytes)
+    }
+
+    /// Keeps a sealed checkpoint in a place, in place of what was there.
+    pub(super) fn put_checkpoint(&self, place: u64, bytes: &[u8]) -> Result<(), String> {
+        self.put(CHECKPOINTS + place, bytes)
+    }
+
+    /// What is in a place for checkpoints.
+    pub(super) fn checkpoint(&self, place: u64) -> Result<Option<Vec<u8>>, String> {
+        self.get(CHECKPOINTS + place)
     }
 
     /// Where the log ends, of so many rounds. It has no gaps: they are written one

@@ -119,6 +119,7 @@ pub(super) fn start(
     });
     let plan = Arc::clone(assigned.plan());
     let session = Session::new(session::Setup {
+        checkpoints: plan.checkpoints(),
         assigned,
         addresses: addresses.clone(),
         key: Arc::clone(&node.config.key),

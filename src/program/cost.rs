@@ -179,7 +179,7 @@ impl Plan {
         }
     }
 
-    fn expansion(&self, prim: &Prim) -> u64 {
+    pub(super) fn expansion(&self, prim: &Prim) -> u64 {
         match prim {
             Prim::Input { out, .. } | Prim::Draw { out, .. } => self.sec_lens[out.0 as usize] as u64 * self.keys(),
             // t words a key for a zero sharing of degree 2t.
@@ -210,7 +210,7 @@ impl Plan {
     /// Multiply-adds of one step: elementwise, and in matrix products.
     /// Interpolating and checking the opened words belongs to the openings, and
     /// a word's part of the MAC check too.
-    fn work(&self, prim: &Prim) -> (u64, u64) {
+    pub(super) fn work(&self, prim: &Prim) -> (u64, u64) {
         let all = self.all_work(prim);
         let products = match prim {
             Prim::Scale { dims: dims @ Dims::Matmul { .. }, .. } => dims.multiplications() * self.words_per_share(),
@@ -307,7 +307,7 @@ impl Plan {
         most
     }
 
-    fn steps<'a>(&'a self, round: &'a Round) -> impl Iterator<Item = &'a Prim> {
+    pub(super) fn steps<'a>(&'a self, round: &'a Round) -> impl Iterator<Item = &'a Prim> {
         round.local.iter().chain(&round.open).map(|i| &self.prims[*i as usize])
     }
 }
@@ -419,6 +419,12 @@ impl fmt::Display for Report<'_> {
         writeln!(f, "  {:>16}  pseudorandom words expanded", cost.expanded_words)?;
         writeln!(f, "  {:>16}  field multiply-adds", cost.multiply_adds + cost.matrix_multiply_adds)?;
         writeln!(f, "  {:>16}  in registers, and expanded ahead, at most", bytes(8 * cost.live_words))?;
+        if plan.replays() {
+            let words: Vec<u64> = plan.checkpoints().iter().map(|round| plan.live(*round).words()).collect();
+            let (sum, most) = (words.iter().sum::<u64>(), words.iter().max().copied().unwrap_or(0));
+            let (sum, most) = (bytes(8 * sum), bytes(8 * most));
+            writeln!(f, "  {:>16}  checkpoints for a restart, {most} at most, {sum} in all", words.len())?;
+        }
         writeln!(
             f,
             "\npredicted, not measured, for {:.1} ms one way, {:.0} Mbit/s and {MULTIPLY_ADDS_PER_SECOND:.0e} multiply-adds ({MATRIX_MULTIPLY_ADDS_PER_SECOND:.0e} in matrix products) and {WORDS_PER_SECOND:.0e} words a second",

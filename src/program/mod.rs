@@ -6,6 +6,7 @@
 
 mod builder;
 mod check;
+mod checkpoints;
 mod cost;
 mod dry_run;
 mod error;
@@ -27,6 +28,7 @@ mod types;
 
 pub use builder::{Builder, Tensor};
 pub use check::{MAX_NAME, MAX_REPEAT, MAX_SHIFT, MAX_THRESHOLDS, MAX_VALUES};
+pub use checkpoints::Live;
 pub use cost::{
     Cost, LINK_BYTES_PER_SECOND, MATRIX_MULTIPLY_ADDS_PER_SECOND, MULTIPLY_ADDS_PER_SECOND, OUTPUT_WORDS_PER_SECOND,
     Report, SECONDS_PER_EXCHANGE, SECONDS_PER_JOB, WORDS_PER_SECOND,

@@ -142,6 +142,9 @@ fn draws<S: Sharing<Backend = Cpu>>(world: &mut World<S>) {
         let values = world.words(n);
         let dealt = world.deal(&values);
         assert_eq!(world.open(&dealt), values);
+        // Kept, and held again.
+        let again = world.each(|i, node| node.held(node.output(&dealt[i])));
+        assert_eq!(world.open(&again), values);
         let (values, uniform) = world.uniform(n);
         assert_eq!(world.open(&uniform), values);
         assert!(world.nodes.iter().zip(&uniform).all(|(node, x)| node.len(x) == n));

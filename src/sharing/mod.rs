@@ -275,6 +275,8 @@ pub trait Sharing: Send + Sync + 'static {
     /// followed by the MAC share, which nobody else may ever see. Only after a
     /// passed check ([`Dealer::verify_output`] is the other end).
     fn output(&self, x: &Self::Secret) -> Vec<Words<Self>>;
+    /// The share whose [`Sharing::output`] these are: one that this node held before.
+    fn held(&self, output: Vec<Words<Self>>) -> Self::Secret;
 }
 
 /// Σ ρ·word over several vectors, one after the other: of opened words, or of a

@@ -227,6 +227,10 @@ impl<B: Backend> Sharing for Shamir<B> {
     fn output(&self, x: &Self::Secret) -> Vec<B::Words> {
         vec![x.0.clone()]
     }
+    fn held(&self, output: Vec<B::Words>) -> Self::Secret {
+        let [words] = <[_; 1]>::try_from(output).ok().expect("a share is one vector");
+        Share(words)
+    }
 }
 
 /// The owner of a Shamir job: it holds the keys of all subsets.

@@ -328,6 +328,10 @@ impl<B: Backend> Sharing for Spdz<B> {
     fn output(&self, x: &Self::Secret) -> Vec<B::Words> {
         vec![x.value.clone(), x.mac.clone()]
     }
+    fn held(&self, output: Vec<B::Words>) -> Self::Secret {
+        let [value, mac] = <[_; 2]>::try_from(output).ok().expect("a share is a value and its MAC");
+        AuthShare { value, mac }
+    }
 }
 
 /// The owner of an SPDZ job: it holds the keys of all slots, and α.

@@ -20,9 +20,9 @@ pub struct MemoryStore {
 
 /// A write that needs a sync.
 #[cfg(test)]
-#[derive(Clone, Copy)]
 enum Undurable {
-    Part(u64),
+    /// and what was there before
+    Part(u64, Option<Vec<u8>>),
     Segment(u32),
 }
 
@@ -51,10 +51,11 @@ impl MemoryStore {
         let copy = |kept: &Kept| Kept { next: kept.entry.reserved, interrupted: true, ..kept.clone() };
         let mut jobs: BTreeMap<_, _> = self.lock().iter().map(|(nonce, kept)| (*nonce, copy(kept))).collect();
         let undurable = self.undurable.lock().unwrap();
-        for (nonce, write) in undurable.iter().skip(keep(undurable.len())) {
+        for (nonce, write) in undurable.iter().skip(keep(undurable.len())).rev() {
             let Some(kept) = jobs.get_mut(nonce) else { continue };
             match write {
-                Undurable::Part(part) => drop(kept.parts.remove(part)),
+                Undurable::Part(part, Some(before)) => drop(kept.parts.insert(*part, before.clone())),
+                Undurable::Part(part, None) => drop(kept.parts.remove(part)),
                 Undurable::Segment(index) => drop(kept.segments.remove(index)),
             }
         }
@@ -158,9 +159,9 @@ impl Store for MemoryStore {
     fn put_part(&self, nonce: Nonce, part: u64, bytes: &[u8]) -> Result<(), StoreError> {
         self.with(nonce, |kept| {
             kept.entry.must_run(&nonce)?;
-            kept.parts.insert(part, bytes.to_vec());
+            let _before = kept.parts.insert(part, bytes.to_vec());
             #[cfg(test)]
-            self.undurable.lock().unwrap().push((nonce, Undurable::Part(part)));
+            self.undurable.lock().unwrap().push((nonce, Undurable::Part(part, _before)));
             Ok(())
         })
     }

@@ -124,6 +124,9 @@ impl Sharing for Cheat {
     fn output(&self, x: &Secret) -> Vec<Words> {
         self.honest.output(x)
     }
+    fn held(&self, output: Vec<Words>) -> Secret {
+        self.honest.held(output)
+    }
 }
 
 impl Verify for Cheat {

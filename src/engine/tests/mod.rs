@@ -2,6 +2,7 @@ mod absent;
 mod ahead;
 mod attacks;
 mod cheat;
+mod checkpoint;
 mod cost;
 mod ideal;
 mod king;

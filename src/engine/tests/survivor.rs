@@ -7,7 +7,7 @@ use super::world::{World, planned_job, rosters, small_program};
 use crate::backend::gpu::{Gpu, Options};
 use crate::backend::{Device, gpu};
 use crate::engine::frame::Frame;
-use crate::engine::{Action, EngineError, Event, Party};
+use crate::engine::{Action, Checkpoint, EngineError, Event, Party};
 use crate::entropy::Entropy;
 use crate::job::replay::{Log, Survivor};
 use crate::job::{Assigned, Limits};
@@ -69,6 +69,12 @@ impl Party for Doomed {
     }
     fn ahead(&mut self) -> bool {
         self.survivor.ahead()
+    }
+    fn checkpoint_before(&mut self, rounds: &[usize]) {
+        self.survivor.checkpoint_before(rounds);
+    }
+    fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), EngineError> {
+        self.survivor.restore(checkpoint)
     }
     fn progress(&self) -> (usize, usize) {
         self.survivor.progress()
@@ -179,4 +185,27 @@ fn ends_before_anything_new(open: impl Fn() -> Option<Gpu>, why: &str, change: f
         }
     }
     assert!(ended > 0);
+}
+
+/// It begins at the checkpoint again, on the CPU, after the headers that it had heard before.
+#[test]
+fn a_party_that_began_at_a_checkpoint_outlives_its_device() {
+    use super::checkpoint::{goes_on, kept, replaying, went_on};
+    let (program, inputs) = small_program();
+    let roster = Roster::shamir(5, 1).unwrap();
+    let world = kept(&Device::Cpu, &program, roster, &inputs, 5);
+    let mut losses = 0;
+    for (checkpoint, at) in world.checkpoints[&Slot(1)].iter().zip([3, 9, 14]) {
+        let Some(_) = gpu::test_device() else { return };
+        let (mut doomed, lost) = doomed(device(), (roster, replaying()), at, |_, _| {});
+        let party = &mut doomed.parties[0];
+        for (header, _) in &world.segments {
+            party.step(Event::Header(Box::new(*header))).unwrap();
+        }
+        party.restore(checkpoint).unwrap();
+        let round = checkpoint.round();
+        assert!(goes_on(&world, &mut **party, round) == went_on(&world, round), "before round {round}");
+        losses += usize::from(*lost.lock().unwrap());
+    }
+    assert!(losses > 0);
 }

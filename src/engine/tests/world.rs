@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::backend::Device;
 use crate::engine::frame::Frame;
-use crate::engine::{Action, Engine, EngineError, Event, Job, Outcome, Party, Record, Verify};
+use crate::engine::{Action, Checkpoint, Engine, EngineError, Event, Job, Outcome, Party, Record, Verify};
 use crate::entropy::Entropy;
 use crate::field::Fp61;
 use crate::field::slice::decode_words;
@@ -46,6 +46,8 @@ pub struct World<'a> {
     pub adversary: Adversary<'a>,
     /// what each node keeps of opened words: round, transcript, words
     pub logs: BTreeMap<Slot, Vec<Logged>>,
+    /// what it was asked to keep of its state
+    pub checkpoints: BTreeMap<Slot, Vec<Checkpoint>>,
     /// what a node waits for with a deadline
     pub armed: BTreeMap<Slot, u32>,
     /// nodes that asked for what they may have missed
@@ -120,6 +122,7 @@ impl<'a> World<'a> {
             segment_for: Box::new(|_, _, _| {}),
             adversary: Box::new(|_| Verdict::Deliver),
             logs: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
             armed: BTreeMap::new(),
             behind: BTreeSet::new(),
             down: BTreeSet::new(),
@@ -222,6 +225,9 @@ impl<'a> World<'a> {
                 }
                 Action::Behind => {
                     self.behind.insert(slot);
+                }
+                Action::Checkpoint(checkpoint) => {
+                    self.checkpoints.entry(slot).or_default().push(*checkpoint);
                 }
                 Action::DropSegments { .. } => {}
             }
