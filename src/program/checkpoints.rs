@@ -2,7 +2,8 @@
 //! keep it on disk (docs/protocols.md, 16, checkpoints).
 //!
 //! Where to is each node's own affair: nothing here enters the plan's digest or a
-//! message. Like all of a plan's costs this is counted, not measured.
+//! message. Like all of a plan's costs this is counted, not measured; the rates of writing and
+//! of making rounds again are estimates, which nothing has been fitted to yet.
 
 use std::collections::BTreeSet;
 
@@ -74,7 +75,7 @@ impl Plan {
     /// The rounds before which a node does well to keep what it computes, ascending; none where a
     /// party cannot be made again ([`Plan::replays`]) or that takes no time.
     ///
-    /// A checkpoint takes at most [`SHARE`] of the computing since the one before it. Once that
+    /// A checkpoint takes at most 3 % of the computing since the one before it. Once that
     /// holds somewhere, the place is the one where least is alive within as much computing again.
     pub fn checkpoints(&self) -> Vec<usize> {
         if !self.replays() {
