@@ -12,6 +12,7 @@
 //! A reader whose secret key leaks loses all results ever sealed to it: there
 //! is no forward secrecy on the reader's side. Lengths are not hidden.
 
+use chacha20::cipher::inout::InOutBuf;
 use chacha20::{ChaCha20Rng, rand_core::SeedableRng};
 use hpke::{
     Deserializable, Kem, OpModeR, OpModeS, Serializable, aead::ChaCha20Poly1305, kdf::HkdfSha256, kem::X25519HkdfSha256,
@@ -110,18 +111,50 @@ pub fn seal(info: &SealInfo, plaintext: &[u8]) -> Result<Sealed, SealError> {
 /// # Errors
 /// [`SealError::TooLong`] at the cipher's limit.
 pub fn seal_with(info: &SealInfo, plaintext: &[u8], rng: &mut impl CryptoRng) -> Result<Sealed, SealError> {
-    let refused = |_| SealError::TooLong { output: info.output, bytes: plaintext.len() };
-    let reader = <Suite as Kem>::PublicKey::from_bytes(info.reader.sealing()).map_err(refused)?;
-    let (encapsulated, ciphertext) = hpke::single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, Suite>(
-        &OpModeS::Base,
-        &reader,
-        &info.encode(),
-        plaintext,
-        &[],
-        rng,
-    )
-    .map_err(refused)?;
-    Ok(Sealed { encapsulated: encapsulated.to_bytes().into(), ciphertext })
+    let mut ciphertext = vec![0; plaintext.len() + TAG];
+    let encapsulated = seal_into(info, plaintext, &mut ciphertext, rng)?;
+    Ok(Sealed { encapsulated, ciphertext })
+}
+
+/// The wire form of what [`seal_with`] gives, written by the cipher itself: a long share is
+/// not copied.
+pub(crate) fn seal_to_bytes(info: &SealInfo, plaintext: &[u8], rng: &mut impl CryptoRng) -> Result<Vec<u8>, SealError> {
+    let sealed = plaintext.len() + TAG;
+    let len = postcard::to_stdvec(&sealed).expect("a number always encodes");
+    let head = ENCAPSULATED + len.len();
+    let mut out = vec![0; head + sealed];
+    let encapsulated = seal_into(info, plaintext, &mut out[head..], rng)?;
+    out[..ENCAPSULATED].copy_from_slice(&encapsulated);
+    out[ENCAPSULATED..head].copy_from_slice(&len);
+    Ok(out)
+}
+
+/// Bytes of an encapsulated key, and those that a ciphertext is longer than its plaintext.
+const ENCAPSULATED: usize = 32;
+const TAG: usize = 16;
+
+/// Writes ciphertext and tag; the encapsulated key.
+fn seal_into(
+    info: &SealInfo,
+    plaintext: &[u8],
+    out: &mut [u8],
+    rng: &mut impl CryptoRng,
+) -> Result<[u8; ENCAPSULATED], SealError> {
+    let bytes = plaintext.len();
+    let too_long = SealError::TooLong { output: info.output, bytes };
+    let sealed = <Suite as Kem>::PublicKey::from_bytes(info.reader.sealing()).and_then(|reader| {
+        hpke::single_shot_seal_inout_detached_with_rng::<ChaCha20Poly1305, HkdfSha256, Suite>(
+            &OpModeS::Base,
+            &reader,
+            &info.encode(),
+            InOutBuf::new(plaintext, &mut out[..bytes]).expect("as long as what is written"),
+            &[],
+            rng,
+        )
+    });
+    let Ok((encapsulated, tag)) = sealed else { return Err(too_long) };
+    out[bytes..].copy_from_slice(&tag.to_bytes());
+    Ok(encapsulated.to_bytes().into())
 }
 
 /// Opens what a node sealed; the plaintext is wiped on drop. Nothing is said of
@@ -190,6 +223,11 @@ mod tests {
             let sealed = seal(&info(), &bytes).unwrap();
             assert_eq!(sealed.ciphertext.len(), bytes.len() + 16);
             assert_eq!(*open(&reader(), &info(), &sealed).unwrap(), bytes);
+        }
+        for bytes in [vec![], vec![1; 111], vec![2; 112], vec![3; 20_000]] {
+            let rng = || ChaCha20Rng::from_seed([1; 32]);
+            let wire = postcard::to_stdvec(&seal_with(&info(), &bytes, &mut rng()).unwrap()).unwrap();
+            assert_eq!(seal_to_bytes(&info(), &bytes, &mut rng()).unwrap(), wire);
         }
         let wire = postcard::to_stdvec(&seal(&info(), b"share").unwrap()).unwrap();
         assert_eq!(*open(&reader(), &info(), &postcard::from_bytes(&wire).unwrap()).unwrap(), b"share");

@@ -1,6 +1,7 @@
 //! A node's part in a job, from what the owner sends to what the node signs,
 //! without sockets, disk or clock.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use rand_core::CryptoRng;
@@ -19,7 +20,7 @@ use crate::keys::{PublicKey, SecretKey};
 use crate::program::plan::Plan;
 use crate::program::{PlanError, Program, ProgramError};
 use crate::roster::Slot;
-use crate::seal::{SealError, SealInfo, Sealed, seal_with};
+use crate::seal::{SealError, SealInfo, seal_to_bytes};
 use crate::sharing::{Shamir, SharingError, SlotKeys, Spdz};
 use crate::transcript::TranscriptError;
 
@@ -190,7 +191,8 @@ pub struct Conclusion {
 pub struct Concluded {
     /// the node's receipt
     pub receipt: SignedReceipt,
-    /// its sealed share of each output, in the plan's order ([`Sealed`] in postcard)
+    /// its sealed share of each output, in the plan's order
+    /// ([`Sealed`](crate::seal::Sealed) in postcard)
     pub sealed: Vec<ByteBuf>,
 }
 
@@ -216,10 +218,8 @@ impl Conclusion {
                     &copy
                 }
             };
-            let cipher: Sealed = seal_with(&info, plain, &mut &mut *rng)?;
-            let plain_bytes = plain.len();
+            sealed.push(ByteBuf::from(seal_to_bytes(&info, plain, &mut &mut *rng)?));
             drop(share);
-            sealed.push(ByteBuf::from(super::encode_long(&cipher, plain_bytes)));
         }
         let receipt = Receipt {
             protocol: PROTOCOL,
@@ -242,7 +242,20 @@ impl Conclusion {
 impl Concluded {
     /// The wire and file form.
     pub fn to_bytes(&self) -> Vec<u8> {
-        super::encode_long(self, self.sealed.iter().map(|sealed| sealed.len() + 10).sum())
+        self.parts().concat()
+    }
+
+    /// The wire form in parts, of which the sealed shares are not copied.
+    pub(crate) fn parts(&self) -> Vec<Cow<'_, [u8]>> {
+        let number = |n: usize| postcard::to_stdvec(&n).expect("a number always encodes");
+        let mut head = postcard::to_stdvec(&self.receipt).expect("plain data always encodes");
+        head.extend(number(self.sealed.len()));
+        let mut parts = vec![Cow::Owned(head)];
+        for sealed in &self.sealed {
+            parts.push(Cow::Owned(number(sealed.len())));
+            parts.push(Cow::Borrowed(&sealed[..]));
+        }
+        parts
     }
 
     /// Reads the wire form; refuses bytes left over. Nothing in it is relied

@@ -20,10 +20,3 @@ pub use manifest::{
 };
 pub use receipt::{Agreed, Outcome, Receipt, ReceiptError, SignedReceipt, compare, sealed_hash};
 pub use roster_file::{NodeEntry, RosterFile, RosterFileError};
-
-/// Postcard in a buffer that holds `bytes` and some more from the start: a long
-/// result is not copied again and again while it grows.
-pub(crate) fn encode_long<T: serde::Serialize>(value: &T, bytes: usize) -> Vec<u8> {
-    let out = Vec::with_capacity(bytes + 1024);
-    postcard::to_extend(value, out).expect("plain data always encodes")
-}

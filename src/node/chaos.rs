@@ -419,7 +419,7 @@ impl<'a> World<'a> {
                     let enough = self.finishing.len() >= self.case.job.plan().needed();
                     let spdz = self.case.job.plan().roster.scheme() == Scheme::Spdz;
                     assert!(ended.is_err() || spdz || enough, "{slot} is done before others are at the end");
-                    self.nodes[slot.index()].ended = Some(ended);
+                    self.nodes[slot.index()].ended = Some(ended.map(drop));
                 }
                 Action::Closed => self.nodes[slot.index()].session = None,
                 Action::Verified | Action::Ready | Action::Round { .. } | Action::Check { .. } => {}

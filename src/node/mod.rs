@@ -45,9 +45,10 @@ mod attacks;
 #[cfg(test)]
 mod chaos;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -57,7 +58,7 @@ use tokio::task::JoinSet;
 
 use crate::backend::Devices;
 use crate::entropy::Entropy;
-use crate::job::{self, Assigned, CheckedManifest};
+use crate::job::{self, Assigned, CheckedManifest, Concluded};
 use crate::keys::{PublicKey, SecretKey, hex};
 use crate::net::link::Link;
 use crate::net::tls::Identity;
@@ -196,6 +197,9 @@ struct Running {
     links: mpsc::UnboundedSender<(Slot, Link)>,
     /// ends the job here: for a reason, or with this process
     stop: mpsc::UnboundedSender<session::Event>,
+    /// the result, as long as the session lasts: readers who wait for it need not
+    /// have it read from the disk again
+    concluded: OnceLock<Arc<Concluded>>,
 }
 
 /// How far a job has come.
@@ -231,6 +235,14 @@ struct Kept {
     /// [`Concluded`](crate::job::Concluded)
     #[serde(with = "serde_bytes")]
     concluded: Vec<u8>,
+}
+
+impl Kept {
+    /// Its form on disk, in parts.
+    fn parts<'a>(parties: &Parties, concluded: &'a Concluded) -> Vec<Cow<'a, [u8]>> {
+        let head = postcard::to_stdvec(parties).expect("plain data always encodes");
+        wire::with_length(head, concluded.parts())
+    }
 }
 
 impl Parties {

@@ -28,7 +28,7 @@ use crate::engine::frame::{Frame, Kind};
 use crate::engine::{self, Checkpoint, EngineError, Outcome, Party, Record};
 use crate::entropy::Entropy;
 use crate::job::replay::{self, Survivor};
-use crate::job::{Assigned, CheckedManifest, Conclusion, Limits, encode_long};
+use crate::job::{Assigned, CheckedManifest, Concluded, Conclusion, Limits};
 use crate::keys::SecretKey;
 use crate::net::Message;
 use crate::program::plan::Plan;
@@ -121,7 +121,7 @@ pub(super) enum Action {
     /// So many rounds of openings are over.
     Round { round: u32, of: u32 },
     /// The result is in the store, or why there is none. Links are still of use.
-    Ended(Result<(), String>),
+    Ended(Result<Arc<Concluded>, String>),
     /// Nothing follows, and nothing more is taken.
     Closed,
 }
@@ -1081,19 +1081,16 @@ impl Session {
         let public = self.key.public();
         let mut rng = self.entropy.generator(&[b"seal", &self.manifest.digest(), public.identity()])?;
         let traffic = (self.sent, self.received);
-        let concluded = self.conclusion.conclude(outcome, &self.key, traffic, &mut *rng)?;
-        let bytes = concluded.to_bytes();
-        drop(concluded);
-        let kept = Kept { parties: Parties::of(&self.manifest), concluded: bytes };
-        let record = encode_long(&kept, kept.concluded.len());
-        drop(kept);
-        self.store.finish(self.nonce, &record)?;
+        let concluded = Arc::new(self.conclusion.conclude(outcome, &self.key, traffic, &mut *rng)?);
+        let record = Kept::parts(&Parties::of(&self.manifest), &concluded);
+        self.store.finish(self.nonce, &record.iter().map(|part| &part[..]).collect::<Vec<_>>())?;
+        drop(record);
         self.phase = Phase::Done;
         // The result stands; a disk that keeps the segments is its operator's matter.
         if let Err(error) = self.store.drop_segments_below(self.nonce, self.segments()) {
             tracing::warn!(%error, "the segments of a finished job could not be dropped");
         }
-        self.out.push(Action::Ended(Ok(())));
+        self.out.push(Action::Ended(Ok(concluded)));
         self.tell(&Peer::Done);
         self.arm(Timer::Linger, self.patience);
         Ok(())

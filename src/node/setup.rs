@@ -9,13 +9,14 @@
 //! Inputs and segments are checked against signed roots each time that they are
 //! read, and opened words against the transcript that they lead to.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::field::Fp61;
-use crate::field::slice::{append_words, decode_words};
+use crate::field::slice::{as_bytes, decode_words, encode_words};
 use crate::job::{Assigned, Assignment, CheckedManifest, Limits, SignedManifest};
 use crate::keys::SecretKey;
 use crate::program::plan::Plan;
@@ -93,6 +94,9 @@ impl Keep {
     }
 
     fn put(&self, part: u64, bytes: &[u8]) -> Result<(), String> {
+        self.put_all(part, &[bytes])
+    }
+    fn put_all(&self, part: u64, bytes: &[&[u8]]) -> Result<(), String> {
         self.store.put_part(self.nonce, part, bytes).map_err(|e| e.to_string())
     }
     fn get(&self, part: u64) -> Result<Option<Vec<u8>>, String> {
@@ -195,9 +199,8 @@ impl Keep {
 
     /// Keeps what was opened in a round.
     pub(super) fn put_words(&self, round: usize, transcript: &[u8; 32], words: &[Fp61]) -> Result<(), String> {
-        let mut bytes = transcript.to_vec();
-        append_words(&mut bytes, words);
-        self.put(WORDS + round as u64, &bytes)
+        let words = as_bytes(words).map_or_else(|| Cow::Owned(encode_words(words)), Cow::Borrowed);
+        self.put_all(WORDS + round as u64, &[transcript, &words])
     }
 
     /// Keeps a sealed checkpoint in a place, in place of what was there.

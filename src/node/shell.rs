@@ -200,7 +200,10 @@ impl Driver {
             Action::Round { round, of } => {
                 self.job.status.send_modify(|status| (status.round, status.rounds_of) = (round, of));
             }
-            Action::Ended(ended) => self.ended(&ended),
+            Action::Ended(ended) => {
+                let ended = ended.map(|concluded| drop(self.job.concluded.set(concluded)));
+                self.ended(&ended);
+            }
             // The session's thread keeps to itself what checks take.
             Action::Closed | Action::Check { .. } => {}
         }

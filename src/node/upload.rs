@@ -1,7 +1,7 @@
 //! A job's way in: the assignment, the inputs and the material stream, each
 //! checked before it costs anything and stored before it is used.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -116,6 +116,7 @@ pub(super) fn start(
         stop,
         manifest,
         replays: node.config.recovery && assigned.plan().replays(),
+        concluded: OnceLock::new(),
     });
     let plan = Arc::clone(assigned.plan());
     let session = Session::new(session::Setup {

@@ -83,19 +83,28 @@ impl Answering {
     }
 
     pub(super) async fn say(&mut self, answer: &ToOwner) -> Result<(), NetError> {
-        self.sender.send(&answer.encode()).await?;
+        self.send(&answer.encode(), &[]).await
+    }
+
+    async fn send(&mut self, head: &[u8], body: &[u8]) -> Result<(), NetError> {
+        self.sender.send_parts(head, body).await?;
         self.sender.flush().await
     }
 
-    /// Says it and goodbye, and listens until the other side has closed too,
-    /// for a moment: closing on unread bytes could cut the answer off.
-    pub(super) async fn last(mut self, answer: ToOwner) {
+    /// Says it and goodbye.
+    pub(super) async fn last(self, answer: ToOwner) {
         let answer = match answer {
             ToOwner::Refused(reason) => ToOwner::Refused(one_line(&reason)),
             ToOwner::Failed(reason) => ToOwner::Failed(one_line(&reason)),
             other => other,
         };
-        if self.say(&answer).await.is_err() {
+        self.end(&answer.encode(), &[]).await;
+    }
+
+    /// Sends it and goodbye, and listens until the other side has closed too,
+    /// for a moment: closing on unread bytes could cut the answer off.
+    async fn end(mut self, head: &[u8], body: &[u8]) {
+        if self.send(head, body).await.is_err() {
             return;
         }
         let Self { mut receiver, sender } = self;
@@ -181,6 +190,10 @@ async fn fetch(node: &Arc<Node>, link: Link, manifest: [u8; 32], wait: bool) {
         }
         if follow(&mut answering, &mut status).await.is_err() {
             return;
+        }
+        if let Some(concluded) = job.concluded.get() {
+            let (head, body) = ToOwner::encode_concluded(concluded);
+            return answering.end(&head, &body).await;
         }
     }
     let asked = Arc::clone(node);

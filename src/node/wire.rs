@@ -6,6 +6,7 @@
 //! is postcard and frozen by a test; the version is exchanged when the link
 //! opens. Nothing here is checked beyond its form.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::engine::frame::Frame;
 use crate::field::Fp61;
 use crate::field::slice::{as_bytes, encode_words};
+use crate::job::Concluded;
 use crate::net::Message;
 
 /// The longest first frame of an owner that the node serves: an assignment.
@@ -116,7 +118,36 @@ impl<'a> ToNode<'a> {
     }
 }
 
+/// A head, and behind it bytes in parts as postcard writes bytes: after their length.
+pub(crate) fn with_length<'a>(mut head: Vec<u8>, parts: Vec<Cow<'a, [u8]>>) -> Vec<Cow<'a, [u8]>> {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    head.extend(postcard::to_stdvec(&len).expect("a number always encodes"));
+    [vec![Cow::Owned(head)], parts].concat()
+}
+
+/// Which variant of [`ToOwner`] is [`ToOwner::Concluded`].
+const CONCLUDED: u8 = 3;
+
 impl ToOwner {
+    /// The wire form of [`ToOwner::Concluded`] as a head and a body: that of a result with one
+    /// output is not copied.
+    pub(crate) fn encode_concluded(concluded: &Concluded) -> (Vec<u8>, Cow<'_, [u8]>) {
+        let mut parts = with_length(vec![CONCLUDED], concluded.parts());
+        match parts.pop() {
+            Some(body @ Cow::Borrowed(_)) if concluded.sealed.len() == 1 => (parts.concat(), body),
+            last => (Vec::new(), Cow::Owned([parts.concat(), last.unwrap_or_default().into_owned()].concat())),
+        }
+    }
+
+    /// The bytes in the wire form of [`ToOwner::Concluded`], without a copy.
+    pub(crate) fn concluded(bytes: &[u8]) -> Option<&[u8]> {
+        let (&CONCLUDED, rest) = bytes.split_first()? else { return None };
+        match postcard::take_from_bytes(rest) {
+            Ok((concluded, [])) => Some(concluded),
+            _ => None,
+        }
+    }
+
     /// The wire form.
     pub(crate) fn encode(&self) -> Vec<u8> {
         postcard::to_stdvec(self).expect("plain data always encodes")

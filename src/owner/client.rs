@@ -419,17 +419,16 @@ impl Asked<'_> {
         loop {
             let answer = link.recv().await.map_err(net(slot))?;
             *reached = Instant::now();
-            match hear(slot, &answer)? {
-                (ToOwner::Concluded(bytes), _) => {
-                    let concluded =
-                        Concluded::from_bytes(&bytes).map_err(|source| ClientError::Result { slot, source })?;
-                    // Nobody speaks for another node.
-                    if concluded.receipt.claimed().slot != slot {
-                        return Err(ClientError::Answer { slot, found: answer.len() });
-                    }
-                    report(progress, Progress::Done { slot });
-                    return Ok(concluded);
+            if let Some(bytes) = ToOwner::concluded(&answer) {
+                let concluded = Concluded::from_bytes(bytes).map_err(|source| ClientError::Result { slot, source })?;
+                // Nobody speaks for another node.
+                if concluded.receipt.claimed().slot != slot {
+                    return Err(ClientError::Answer { slot, found: answer.len() });
                 }
+                report(progress, Progress::Done { slot });
+                return Ok(concluded);
+            }
+            match hear(slot, &answer)? {
                 (ToOwner::Round { round, of }, _) => report(progress, Progress::Round { slot, round, of }),
                 (ToOwner::Running { segments, segments_of, round, rounds_of }, _) => {
                     return Err(ClientError::NotYet { slot, segments, segments_of, round, rounds_of });

@@ -26,11 +26,14 @@ pub(super) enum Claim {
 }
 
 impl Entry {
-    /// A new job, unless the nonce is known.
+    /// A new job, unless the nonce is known. Its first rounds are reserved with it, so that
+    /// none waits for the disk.
     pub(super) fn begin(known: Option<&Self>, nonce: &Nonce, digest: [u8; 32]) -> Result<Self, StoreError> {
         let job = short(nonce);
         match known {
-            None => Ok(Self { digest, state: JobState::Running, reserved: 0, opened: None, passed: None }),
+            None => {
+                Ok(Self { digest, state: JobState::Running, reserved: u64::from(RESERVE), opened: None, passed: None })
+            }
             Some(known) if known.digest == digest => Err(StoreError::AlreadyStarted { job }),
             Some(known) => Err(StoreError::NonceReused { job, known: short(&known.digest), found: short(&digest) }),
         }

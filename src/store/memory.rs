@@ -99,10 +99,10 @@ impl Store for MemoryStore {
         Ok(interrupted.map(|(nonce, kept)| kept.entry.job(*nonce)).collect())
     }
 
-    fn finish(&self, nonce: Nonce, record: &[u8]) -> Result<(), StoreError> {
+    fn finish(&self, nonce: Nonce, record: &[&[u8]]) -> Result<(), StoreError> {
         self.with(nonce, |kept| {
             kept.entry.end(&nonce, JobState::Finished)?;
-            kept.record = Some(record.to_vec());
+            kept.record = Some(record.concat());
             Ok(())
         })
     }
@@ -156,10 +156,10 @@ impl Store for MemoryStore {
         })
     }
 
-    fn put_part(&self, nonce: Nonce, part: u64, bytes: &[u8]) -> Result<(), StoreError> {
+    fn put_part(&self, nonce: Nonce, part: u64, bytes: &[&[u8]]) -> Result<(), StoreError> {
         self.with(nonce, |kept| {
             kept.entry.must_run(&nonce)?;
-            let _before = kept.parts.insert(part, bytes.to_vec());
+            let _before = kept.parts.insert(part, bytes.concat());
             #[cfg(test)]
             self.undurable.lock().unwrap().push((nonce, Undurable::Part(part, _before)));
             Ok(())

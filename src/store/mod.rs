@@ -243,11 +243,12 @@ pub trait Store: Send + Sync {
     /// before it serves.
     fn interrupted(&self) -> Result<Vec<Job>, StoreError>;
 
-    /// Ends a running job with what its owner may fetch.
+    /// Ends a running job with what its owner may fetch: a record that is given in
+    /// parts, so that a long one need not be copied together.
     ///
     /// # Errors
     /// [`StoreError::Over`] if it has ended before: an outcome never changes.
-    fn finish(&self, nonce: Nonce, record: &[u8]) -> Result<(), StoreError>;
+    fn finish(&self, nonce: Nonce, record: &[&[u8]]) -> Result<(), StoreError>;
 
     /// Ends a running job for a reason that its owner will read.
     ///
@@ -296,8 +297,9 @@ pub trait Store: Send + Sync {
 
     /// Keeps something of a running job that a later process, or another node, may
     /// ask for: what the job is made again from, what was opened. The numbers are
-    /// the caller's; a number that is there is written over.
-    fn put_part(&self, nonce: Nonce, part: u64, bytes: &[u8]) -> Result<(), StoreError>;
+    /// the caller's; a number that is there is written over. The slices are kept one after
+    /// another.
+    fn put_part(&self, nonce: Nonce, part: u64, bytes: &[&[u8]]) -> Result<(), StoreError>;
 
     /// A part; `None` if it was never kept, was lost in a crash, or was forgotten.
     fn part(&self, nonce: Nonce, part: u64) -> Result<Option<Vec<u8>>, StoreError>;

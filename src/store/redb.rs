@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io::ErrorKind,
+    ops::RangeInclusive,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -20,13 +21,26 @@ use super::{
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("beaverdam");
 const JOBS: TableDefinition<&Nonce, &[u8]> = TableDefinition::new("jobs");
-const RECORDS: TableDefinition<&Nonce, &[u8]> = TableDefinition::new("records");
-const SEGMENTS: TableDefinition<(&Nonce, u32), &[u8]> = TableDefinition::new("segments");
-const PARTS: TableDefinition<(&Nonce, u64), &[u8]> = TableDefinition::new("parts");
-const LOG: TableDefinition<(&Nonce, u32), &[u8]> = TableDefinition::new("log");
+/// All that is long: a job, what it is, its number, and which piece of it.
+const BULK: TableDefinition<(&Nonce, u8, u64, u32), &[u8]> = TableDefinition::new("bulk");
+
+/// What [`BULK`] holds; a kind's number never changes its meaning.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Kind {
+    Record = 1,
+    Segment = 2,
+    Part = 3,
+    Log = 4,
+}
+
+/// The longest piece. `redb` gives a value that is longer than a page as many pages as the
+/// next power of two, zeroes them and writes them all: this and its key fill 64 KiB, while
+/// a segment in one piece would take twice its bytes.
+const PIECE: usize = (64 << 10) - 256;
 
 /// The format of the tables; another number is another release's store.
-const FORMAT: u64 = 2;
+const FORMAT: u64 = 3;
 /// `redb` would take a gigabyte; a node is to stay small.
 const CACHE_BYTES: usize = 8 << 20;
 
@@ -105,10 +119,7 @@ impl RedbStore {
         self.durable(&mut live, |txn| {
             txn.open_table(META)?.insert("format", FORMAT)?;
             txn.open_table(JOBS)?;
-            txn.open_table(RECORDS)?;
-            txn.open_table(SEGMENTS)?;
-            txn.open_table(PARTS)?;
-            txn.open_table(LOG)?;
+            txn.open_table(BULK)?;
             Ok(())
         })?;
         let (running, over): (Vec<_>, Vec<_>) =
@@ -189,6 +200,25 @@ impl RedbStore {
         postcard::from_bytes(bytes).map_err(|e| self.damaged(format!("job {}: {e}", short(nonce))))
     }
 
+    /// Keeps something of a running job, not durably.
+    fn keep(&self, nonce: Nonce, kind: Kind, number: u64, bytes: &[&[u8]]) -> Result<(), StoreError> {
+        self.entry(nonce)?.must_run(&nonce)?;
+        self.write(Durability::None, |txn| put(txn, &nonce, (kind, number), bytes))
+    }
+
+    /// What was kept, its pieces put together.
+    fn kept(&self, nonce: Nonce, kind: Kind, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.entry(nonce)?;
+        self.read(|txn| {
+            let bulk = txn.open_table(BULK)?;
+            let mut whole: Option<Vec<u8>> = None;
+            for piece in bulk.range(pieces(&nonce, kind, number..=number))? {
+                whole.get_or_insert_default().extend_from_slice(piece?.1.value());
+            }
+            Ok(whole)
+        })
+    }
+
     /// Changes a job's entry, and what else goes with it, durably.
     fn change(
         &self,
@@ -234,12 +264,9 @@ impl Store for RedbStore {
         Ok(jobs)
     }
 
-    fn finish(&self, nonce: Nonce, record: &[u8]) -> Result<(), StoreError> {
+    fn finish(&self, nonce: Nonce, record: &[&[u8]]) -> Result<(), StoreError> {
         let end = |entry: &mut Entry| entry.end(&nonce, JobState::Finished);
-        self.change(nonce, end, |txn| {
-            txn.open_table(RECORDS)?.insert(&nonce, record)?;
-            Ok(())
-        })
+        self.change(nonce, end, |txn| put(txn, &nonce, (Kind::Record, 0), record))
     }
 
     fn fail(&self, nonce: Nonce, reason: &str) -> Result<(), StoreError> {
@@ -247,8 +274,7 @@ impl Store for RedbStore {
     }
 
     fn record(&self, nonce: Nonce) -> Result<Option<Vec<u8>>, StoreError> {
-        self.entry(nonce)?;
-        self.read(|txn| Ok(txn.open_table(RECORDS)?.get(&nonce)?.map(|value| value.value().to_vec())))
+        self.kept(nonce, Kind::Record, 0)
     }
 
     fn advance(&self, nonce: Nonce, round: u32) -> Result<(), StoreError> {
@@ -276,45 +302,29 @@ impl Store for RedbStore {
 
     fn put_segment(&self, nonce: Nonce, index: u32, bytes: &[u8]) -> Result<(), StoreError> {
         let _one_at_a_time = self.lock();
-        self.entry(nonce)?.must_run(&nonce)?;
-        let same = self.read(|txn| {
-            let segments = txn.open_table(SEGMENTS)?;
-            Ok(segments.get((&nonce, index))?.map(|held| held.value() == bytes))
-        })?;
-        match same {
-            Some(true) => Ok(()),
-            Some(false) => Err(StoreError::SegmentDiffers { job: short(&nonce), index }),
-            None => self.write(Durability::None, |txn| {
-                txn.open_table(SEGMENTS)?.insert((&nonce, index), bytes)?;
-                Ok(())
-            }),
+        match self.kept(nonce, Kind::Segment, index.into())? {
+            Some(held) if held == bytes => self.entry(nonce)?.must_run(&nonce),
+            Some(_) => Err(StoreError::SegmentDiffers { job: short(&nonce), index }),
+            None => self.keep(nonce, Kind::Segment, index.into(), &[bytes]),
         }
     }
 
     fn segment(&self, nonce: Nonce, index: u32) -> Result<Option<Vec<u8>>, StoreError> {
-        self.entry(nonce)?;
-        self.read(|txn| Ok(txn.open_table(SEGMENTS)?.get((&nonce, index))?.map(|value| value.value().to_vec())))
+        self.kept(nonce, Kind::Segment, index.into())
     }
 
     fn drop_segments_below(&self, nonce: Nonce, index: u32) -> Result<(), StoreError> {
         self.entry(nonce)?;
-        self.write(Durability::None, |txn| {
-            txn.open_table(SEGMENTS)?.retain_in((&nonce, 0)..(&nonce, index), |_, _| false)?;
-            Ok(())
-        })
+        let Some(last) = index.checked_sub(1) else { return Ok(()) };
+        self.write(Durability::None, |txn| remove(txn, pieces(&nonce, Kind::Segment, 0..=last.into())))
     }
 
-    fn put_part(&self, nonce: Nonce, part: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        self.entry(nonce)?.must_run(&nonce)?;
-        self.write(Durability::None, |txn| {
-            txn.open_table(PARTS)?.insert((&nonce, part), bytes)?;
-            Ok(())
-        })
+    fn put_part(&self, nonce: Nonce, part: u64, bytes: &[&[u8]]) -> Result<(), StoreError> {
+        self.keep(nonce, Kind::Part, part, bytes)
     }
 
     fn part(&self, nonce: Nonce, part: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        self.entry(nonce)?;
-        self.read(|txn| Ok(txn.open_table(PARTS)?.get((&nonce, part))?.map(|value| value.value().to_vec())))
+        self.kept(nonce, Kind::Part, part)
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -331,25 +341,21 @@ impl Store for RedbStore {
     }
 
     fn append_log(&self, nonce: Nonce, index: u32, entry: &[u8]) -> Result<(), StoreError> {
-        self.entry(nonce)?.must_run(&nonce)?;
-        self.write(Durability::None, |txn| {
-            txn.open_table(LOG)?.insert((&nonce, index), entry)?;
-            Ok(())
-        })
+        self.keep(nonce, Kind::Log, index.into(), &[entry])
     }
 
     fn log_entry(&self, nonce: Nonce, index: u32) -> Result<Option<Vec<u8>>, StoreError> {
-        self.entry(nonce)?;
-        self.read(|txn| Ok(txn.open_table(LOG)?.get((&nonce, index))?.map(|value| value.value().to_vec())))
+        self.kept(nonce, Kind::Log, index.into())
     }
 
     fn segments(&self, nonce: Nonce) -> Result<Held, StoreError> {
         self.entry(nonce)?;
         self.read(|txn| {
             let mut held = Held::default();
-            for row in txn.open_table(SEGMENTS)?.range((&nonce, 0)..=(&nonce, u32::MAX))? {
-                held.count += 1;
-                held.bytes += row?.1.value().len() as u64;
+            for row in txn.open_table(BULK)?.range(pieces(&nonce, Kind::Segment, 0..=u64::MAX))? {
+                let (key, value) = row?;
+                held.count += u64::from(key.value().3 == 0);
+                held.bytes += value.value().len() as u64;
             }
             Ok(held)
         })
@@ -362,19 +368,42 @@ impl Store for RedbStore {
 
     fn drop_record(&self, nonce: Nonce) -> Result<(), StoreError> {
         let over = |entry: &mut Entry| entry.must_be_over(&nonce);
-        self.change(nonce, over, |txn| {
-            txn.open_table(RECORDS)?.remove(&nonce)?;
-            Ok(())
-        })
+        self.change(nonce, over, |txn| remove(txn, pieces(&nonce, Kind::Record, 0..=u64::MAX)))
     }
 }
 
-/// Drops the bulk of a job.
-fn clear(txn: &WriteTransaction, nonce: &Nonce) -> Result<(), redb::Error> {
-    txn.open_table(SEGMENTS)?.retain_in((nonce, 0)..=(nonce, u32::MAX), |_, _| false)?;
-    txn.open_table(PARTS)?.retain_in((nonce, 0)..=(nonce, u64::MAX), |_, _| false)?;
-    txn.open_table(LOG)?.retain_in((nonce, 0)..=(nonce, u32::MAX), |_, _| false)?;
+/// A key of [`BULK`].
+type Key<'a> = (&'a Nonce, u8, u64, u32);
+
+/// Where the pieces of one kind lie, from the first to the last of these numbers.
+fn pieces(nonce: &Nonce, kind: Kind, numbers: RangeInclusive<u64>) -> RangeInclusive<Key<'_>> {
+    (nonce, kind as u8, *numbers.start(), 0)..=(nonce, kind as u8, *numbers.end(), u32::MAX)
+}
+
+/// Writes the parts one after another, over what is there. What is empty is one empty piece.
+fn put(txn: &WriteTransaction, nonce: &Nonce, (kind, number): (Kind, u64), parts: &[&[u8]]) -> Result<(), redb::Error> {
+    remove(txn, pieces(nonce, kind, number..=number))?;
+    let mut bulk = txn.open_table(BULK)?;
+    let mut piece = 0;
+    for bytes in parts.iter().flat_map(|part| part.chunks(PIECE)) {
+        bulk.insert((nonce, kind as u8, number, piece), bytes)?;
+        piece += 1;
+    }
+    if piece == 0 {
+        bulk.insert((nonce, kind as u8, number, 0), &[][..])?;
+    }
     Ok(())
+}
+
+fn remove(txn: &WriteTransaction, pieces: RangeInclusive<Key<'_>>) -> Result<(), redb::Error> {
+    Ok(txn.open_table(BULK)?.retain_in(pieces, |_, _| false)?)
+}
+
+/// Drops all of a job but its record.
+fn clear(txn: &WriteTransaction, nonce: &Nonce) -> Result<(), redb::Error> {
+    [Kind::Segment, Kind::Part, Kind::Log]
+        .into_iter()
+        .try_for_each(|kind| remove(txn, pieces(nonce, kind, 0..=u64::MAX)))
 }
 
 fn put_entry(txn: &WriteTransaction, nonce: &Nonce, entry: &Entry) -> Result<(), redb::Error> {

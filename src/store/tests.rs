@@ -15,7 +15,7 @@ fn nonces_are_burnt_by_begin(store: &dyn Store) {
     assert_eq!(store.jobs().unwrap(), before, "a refused begin changes nothing");
     store.begin(B, DIGEST).unwrap();
     store.fail(A, "a peer left").unwrap();
-    store.finish(B, b"record").unwrap();
+    store.finish(B, &[b"record"]).unwrap();
     for nonce in [A, B] {
         assert!(matches!(store.begin(nonce, DIGEST), Err(StoreError::AlreadyStarted { .. })));
         assert!(matches!(store.begin(nonce, [8; 32]), Err(StoreError::NonceReused { .. })));
@@ -29,9 +29,9 @@ fn nonces_are_burnt_by_begin(store: &dyn Store) {
 fn an_outcome_never_changes(store: &dyn Store) {
     store.begin(A, DIGEST).unwrap();
     assert_eq!(store.record(A).unwrap(), None);
-    store.finish(A, b"sealed").unwrap();
+    store.finish(A, &[b"sealed"]).unwrap();
     assert_eq!(store.record(A).unwrap().unwrap(), b"sealed");
-    assert!(matches!(store.finish(A, b"other"), Err(StoreError::Over { .. })));
+    assert!(matches!(store.finish(A, &[b"other"]), Err(StoreError::Over { .. })));
     assert!(matches!(store.fail(A, "no"), Err(StoreError::Over { .. })));
     assert!(matches!(store.advance(A, 0), Err(StoreError::Over { .. })));
     assert!(matches!(store.check_opened(A, 0), Err(StoreError::Over { .. })));
@@ -112,23 +112,49 @@ fn parts_come_back_until_they_are_forgotten(store: &dyn Store) {
     store.begin(A, DIGEST).unwrap();
     store.begin(B, DIGEST).unwrap();
     for part in [0, 1, u64::from(u32::MAX) + 1, u64::MAX] {
-        store.put_part(A, part, &part.to_le_bytes()).unwrap();
+        store.put_part(A, part, &[&part.to_le_bytes()]).unwrap();
     }
-    store.put_part(A, 1, b"another").unwrap();
-    store.put_part(B, 1, b"of another job").unwrap();
+    store.put_part(A, 1, &[b"another"]).unwrap();
+    store.put_part(B, 1, &[b"of another job"]).unwrap();
     store.sync().unwrap();
     assert_eq!(store.part(A, u64::MAX).unwrap().unwrap(), [255; 8]);
     assert_eq!(store.part(A, 1).unwrap().unwrap(), b"another");
     assert_eq!(store.part(A, 2).unwrap(), None);
-    store.finish(A, b"record").unwrap();
+    store.finish(A, &[b"record"]).unwrap();
     // Others may still ask for it.
     assert_eq!(store.part(A, 0).unwrap().unwrap(), [0; 8]);
-    assert!(matches!(store.put_part(A, 2, b""), Err(StoreError::Over { .. })));
-    assert!(matches!(store.put_part([9; 32], 2, b""), Err(StoreError::Unknown { .. })));
+    assert!(matches!(store.put_part(A, 2, &[b""]), Err(StoreError::Over { .. })));
+    assert!(matches!(store.put_part([9; 32], 2, &[b""]), Err(StoreError::Unknown { .. })));
     store.forget(A).unwrap();
     assert_eq!(store.part(A, 0).unwrap(), None);
     assert_eq!(store.part(A, u64::MAX).unwrap(), None);
     assert_eq!(store.part(B, 1).unwrap().unwrap(), b"of another job");
+}
+
+/// Nothing is lost, left over or put together wrongly, wherever long bytes are cut.
+fn long_bytes_come_back_whole(store: &dyn Store) {
+    let bytes = |len: usize| (0..len).map(|i| (i / 7) as u8 ^ (i >> 16) as u8).collect::<Vec<_>>();
+    store.begin(A, DIGEST).unwrap();
+    for len in [0, 1, (64 << 10) - 257, (64 << 10) - 256, (64 << 10) - 255, 200_000, 1, 0] {
+        let long = bytes(len);
+        store.put_part(A, 0, &[&long[..len / 3], &[], &long[len / 3..]]).unwrap();
+        assert!(store.part(A, 0).unwrap().unwrap() == long, "{len} bytes over longer ones or shorter ones");
+        store.put_segment(A, len as u32, &long).unwrap();
+        assert!(store.segment(A, len as u32).unwrap().unwrap() == long);
+    }
+    let mut other = bytes(200_000);
+    other[199_999] ^= 1;
+    assert!(matches!(store.put_segment(A, 200_000, &other), Err(StoreError::SegmentDiffers { .. })));
+    assert_eq!(store.segments(A).unwrap().count, 6);
+    store.drop_segments_below(A, 200_000).unwrap();
+    assert_eq!(store.segments(A).unwrap(), Held { count: 1, bytes: 200_000 });
+    store.finish(A, &[&other, b"", &other]).unwrap();
+    assert!(store.record(A).unwrap().unwrap() == [&other[..], &other].concat());
+    store.forget(A).unwrap();
+    assert_eq!((store.segments(A).unwrap(), store.part(A, 0).unwrap()), (Held::default(), None));
+    assert_eq!(store.record(A).unwrap().unwrap().len(), 400_000, "the record stays");
+    store.drop_record(A).unwrap();
+    assert_eq!(store.record(A).unwrap(), None);
 }
 
 fn only_jobs_that_run_are_resumed(store: &dyn Store) {
@@ -150,7 +176,7 @@ fn left_behind(first: &dyn Store) {
     for job in [A, B] {
         first.begin(job, DIGEST).unwrap();
         (0..RESERVE + 2).for_each(|round| first.advance(job, round).unwrap());
-        first.put_part(job, 7, b"part").unwrap();
+        first.put_part(job, 7, &[b"part"]).unwrap();
     }
     first.check_opened(B, 0).unwrap();
     first.check_passed(B, 0).unwrap();
@@ -187,7 +213,7 @@ fn what_is_forgotten_stays_burnt(store: &dyn Store) {
     }
     assert!(matches!(store.forget(A), Err(StoreError::StillRunning { .. })));
     assert!(matches!(store.drop_record(A), Err(StoreError::StillRunning { .. })));
-    store.finish(A, b"record").unwrap();
+    store.finish(A, &[b"record"]).unwrap();
     store.forget(A).unwrap();
     assert_eq!(store.segments(A).unwrap(), Held::default());
     assert_eq!(store.segments(B).unwrap().count, 2);
@@ -201,7 +227,7 @@ fn what_is_forgotten_stays_burnt(store: &dyn Store) {
 fn unknown_jobs_are_named(store: &dyn Store) {
     let unknown = |result| matches!(result, Err(StoreError::Unknown { job }) if job == "01010101");
     assert_eq!(store.state(A).unwrap(), None);
-    assert!(unknown(store.finish(A, b"")) && unknown(store.fail(A, "")) && unknown(store.advance(A, 0)));
+    assert!(unknown(store.finish(A, &[b""])) && unknown(store.fail(A, "")) && unknown(store.advance(A, 0)));
     assert!(unknown(store.check_opened(A, 0)) && unknown(store.check_passed(A, 0)));
     assert!(unknown(store.put_segment(A, 0, b"")) && unknown(store.drop_segments_below(A, 1)));
     assert!(unknown(store.forget(A)) && unknown(store.drop_record(A)));
@@ -233,6 +259,7 @@ macro_rules! whole_battery {
                 segments_come_back_and_are_dropped,
                 a_log_comes_back_until_it_is_forgotten,
                 parts_come_back_until_they_are_forgotten,
+                long_bytes_come_back_whole,
                 only_jobs_that_run_are_resumed,
                 what_is_forgotten_stays_burnt,
                 unknown_jobs_are_named,
@@ -276,7 +303,7 @@ mod disk {
         store.begin(A, DIGEST).unwrap();
         (0..10).for_each(|round| store.advance(A, round).unwrap());
         store.begin(B, DIGEST).unwrap();
-        store.finish(B, b"record").unwrap();
+        store.finish(B, &[b"record"]).unwrap();
     }
 
     #[test]
@@ -320,7 +347,7 @@ mod disk {
                 store.begin(A, DIGEST).unwrap();
                 (0..RESERVE + 10).for_each(|round| store.advance(A, round).unwrap());
                 store.check_opened(A, 0).unwrap();
-                store.put_part(A, 0, b"synced").unwrap();
+                store.put_part(A, 0, &[b"synced"]).unwrap();
                 store.sync().unwrap();
                 store.put_segment(A, 0, b"not durable").unwrap();
                 std::process::abort();
@@ -376,10 +403,10 @@ mod disk {
         let store = RedbStore::open(&path).unwrap();
         for job in [A, B] {
             store.begin(job, DIGEST).unwrap();
-            store.put_part(job, 1, b"part").unwrap();
+            store.put_part(job, 1, &[b"part"]).unwrap();
             store.put_segment(job, 0, b"segment").unwrap();
         }
-        store.finish(A, b"record").unwrap();
+        store.finish(A, &[b"record"]).unwrap();
         drop(store);
         let store = RedbStore::open(&path).unwrap();
         assert_eq!((store.part(A, 1).unwrap(), store.segment(A, 0).unwrap()), (None, None));
