@@ -23,7 +23,7 @@ use crate::engine::Action;
 use crate::field::Fp61;
 use crate::program::kings::Kings;
 use crate::program::plan::Plan;
-use crate::roster::Slot;
+use crate::roster::{Degree, Slot};
 use crate::sharing::{Words, combination};
 use crate::transcript::Coin;
 
@@ -189,28 +189,36 @@ impl<S: Verify> Engine<S> {
     ) -> Step<()> {
         let plan = Arc::clone(&self.plan);
         let kings = kings(&plan, self.round);
-        let mut batch = vec![Fp61::ZERO; kings.words()];
-        for slot in self.roster().slots() {
-            batch[kings.slice(slot)].copy_from_slice(words(said_by(slot, own, bodies)));
-        }
+        let mut slots: Vec<_> = self.roster().slots().collect();
+        slots.sort_unstable_by_key(|slot| kings.slice(*slot).start);
+        let mut batch = Vec::with_capacity(kings.words());
+        slots.iter().for_each(|slot| batch.extend_from_slice(words(said_by(*slot, own, bodies))));
         let backend = self.machine.sharing.backend();
-        let (mut decoded, mut rest) = (decoded.iter(), &batch[..]);
-        let (mut opened, mut host) = (Vec::with_capacity(shares.len()), Vec::with_capacity(shares.len()));
-        for (prim, degree, len) in plan.openings(self.round) {
-            let words = if plan.by_king(self.round, degree) {
-                let (words, left) = rest.split_at(len);
-                rest = left;
-                opened.push(backend.load(words.to_vec()));
-                Host::Lent(words)
-            } else {
-                let words = decoded.next().expect("every other opening was decoded");
-                opened.push(words.clone());
-                backend.read(words)?
+        let openings: Vec<_> = plan.openings(self.round).collect();
+        let by_king = |degree| plan.by_king(self.round, degree);
+        let lens: Vec<_> = openings.iter().filter(|(_, degree, _)| by_king(*degree)).map(|o| o.2).collect();
+        // Hashed where they lie, before they may go to a device.
+        let (mut pieces, mut others) = (cut_at(&lens, &batch), decoded.iter());
+        let mut host = Vec::with_capacity(openings.len());
+        for (prim, degree, _) in &openings {
+            let words = match by_king(*degree) {
+                true => pieces.next().map(Host::Lent),
+                false => others.next().map(|words| backend.read(words)).transpose()?,
             };
-            host.push((prim, degree, words));
+            host.push((*prim, *degree, words.expect("every opening was opened")));
         }
         let absorbed = host.iter().map(|(prim, degree, words)| (*prim, 0, *degree, &words[..]));
         self.transcript.absorb_batch(self.round as u32, absorbed);
+        drop((host, pieces));
+        let by_kings: Vec<_> = match lens[..] {
+            // Most rounds: nothing is cut, nor copied.
+            [_] => vec![backend.load(batch)],
+            _ => cut_at(&lens, &batch).map(|words| backend.load(words.to_vec())).collect(),
+        };
+        let (mut by_kings, mut others) = (by_kings.into_iter(), decoded.into_iter());
+        let next =
+            |(_, degree, _): &(u32, Degree, usize)| if by_king(*degree) { by_kings.next() } else { others.next() };
+        let opened: Vec<_> = openings.iter().filter_map(next).collect();
         let body = Body::Digest(self.transcript.digest());
         self.exchange(Kind::Agreed, body, Own::King(Box::new(King::Agreeing { shares, opened })), None, out)
     }
@@ -232,8 +240,7 @@ impl<S: Verify> Engine<S> {
     pub(super) fn combine(&mut self, coin: &Coin, out: &mut Vec<Action>) -> Step<()> {
         let Held { shares, opened } = std::mem::take(&mut self.held);
         let backend = self.machine.sharing.backend();
-        let combined = |words: &[Words<S>]| combination(backend, &coin.key(), &words.iter().collect::<Vec<_>>());
-        let (share, right) = (combined(&shares)?, combined(&opened)?);
+        let [share, right] = combination(backend, &coin.key(), [&shares, &opened])?;
         let record = Record::CheckOpened { check: self.checks };
         let own = Own::King(Box::new(King::Combining(right)));
         self.exchange(Kind::Combined, Body::Words(Arc::new(vec![share])), own, Some(record), out)
@@ -254,6 +261,15 @@ impl<S: Verify> Engine<S> {
         }
         self.check_passed(out)
     }
+}
+
+/// Words cut into pieces of these lengths.
+fn cut_at<'a>(lens: &[usize], mut words: &'a [Fp61]) -> impl Iterator<Item = &'a [Fp61]> {
+    lens.iter().map(move |len| {
+        let (piece, rest) = words.split_at(*len);
+        words = rest;
+        piece
+    })
 }
 
 fn said_by<'a>(slot: Slot, own: &'a Body, bodies: &'a [(Slot, Body)]) -> &'a Body {

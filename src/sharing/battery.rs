@@ -270,13 +270,15 @@ fn combinations<S: Sharing<Backend = Cpu>>(world: &mut World<S>) {
     let parts = [vec![], world.words(5), world.words(1), world.words(COMBINED_AT_ONCE + 3)];
     let combined = |world: &World<S>, parts: &[Vec<Fp61>]| {
         let parts: Vec<_> = parts.iter().map(|x| world.cpu.load(x.clone())).collect();
-        combination(&world.cpu, &key, &parts.iter().collect::<Vec<_>>()).unwrap()
+        let [combined, again] = combination(&world.cpu, &key, [&parts, &parts]).unwrap();
+        assert_eq!(combined, again, "both have the same coefficients");
+        combined
     };
     let right = combined(world, &parts);
     let shares: Vec<_> = parts.iter().map(|x| world.deal(x)).collect();
     let own = world.each(|i, node| {
         let parts: Vec<_> = shares.iter().map(|x| node.opening(&x[i])).collect();
-        world.cpu.load(vec![combination(&world.cpu, &key, &parts.iter().collect::<Vec<_>>()).unwrap()])
+        world.cpu.load(combination(&world.cpu, &key, [&parts]).unwrap().to_vec())
     });
     assert_eq!(world.decode(Degree::T, &own), [right]);
     // The coefficients: what each word adds to nothing.

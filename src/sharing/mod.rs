@@ -279,26 +279,35 @@ pub trait Sharing: Send + Sync + 'static {
     fn held(&self, output: Vec<Words<Self>>) -> Self::Secret;
 }
 
-/// Σ ρ·word over several vectors, one after the other: of opened words, or of a
-/// node's shares of them, which gives its share of the combination. The
+/// Σ ρ·word over several vectors, one after the other, with the same ρ for each of `of`:
+/// opened words, and a node's shares of them, which gives its share of the combination. The
 /// coefficients come from a key, independent ones for all words (never powers of
-/// one), the same for vectors of the same lengths; a piece of them is there at a time.
-pub fn combination<B: Backend>(backend: &B, coefficients: &PrgKey, parts: &[&B::Words]) -> Result<Fp61, BackendError> {
-    let (mut piece, mut sums) = (0, Vec::new());
-    for words in parts {
-        let len = backend.len(words);
+/// one); a piece of them is there at a time.
+pub fn combination<B: Backend, const N: usize>(
+    backend: &B,
+    coefficients: &PrgKey,
+    of: [&[B::Words]; N],
+) -> Result<[Fp61; N], BackendError> {
+    let (mut piece, mut sums) = (0, [const { Vec::new() }; N]);
+    for (i, len) in of[0].iter().map(|words| backend.len(words)).enumerate() {
         for start in (0..len).step_by(COMBINED_AT_ONCE) {
             let end = len.min(start + COMBINED_AT_ONCE);
             let address = Address { domain: Domain::Value, input: false, op: piece, part: 0, attempt: 0 };
             let rho = backend.expand(end - start, &[(Fp61::ONE, coefficients.stream(address))], None);
             let slice = View::Slice { outer: 1, axis: len, inner: 1, start, end };
             let dims = Dims::Matmul { m: 1, k: end - start, n: 1 };
-            sums.push(backend.product(dims, &rho, &backend.view(&slice, &[words]), None));
+            for (sums, vectors) in sums.iter_mut().zip(of) {
+                sums.push(backend.product(dims, &rho, &backend.view(&slice, &[&vectors[i]]), None));
+            }
             piece += 1;
         }
     }
-    let terms: Vec<_> = sums.iter().map(|sum| (Fp61::ONE, sum)).collect();
-    Ok(backend.read(&backend.linear(1, &terms, Fp61::ZERO))?[0])
+    let mut combined = [Fp61::ZERO; N];
+    for (combined, sums) in combined.iter_mut().zip(&sums) {
+        let terms: Vec<_> = sums.iter().map(|sum| (Fp61::ONE, sum)).collect();
+        *combined = backend.read(&backend.linear(1, &terms, Fp61::ZERO))?[0];
+    }
+    Ok(combined)
 }
 
 /// Words whose coefficients are expanded at a time: 1 MiB of them.

@@ -9,6 +9,7 @@
 use super::Coin;
 use super::segment::CheckedHeader;
 use crate::field::Fp61;
+use crate::field::slice::{as_bytes, encode_words};
 use crate::roster::Degree;
 
 const CONTEXT: &str = "beaverdam 2026-01 transcript v1";
@@ -108,14 +109,12 @@ fn degree_number(degree: Degree) -> u8 {
     }
 }
 
-/// Hashes canonical words, little-endian, through a small buffer.
+/// Hashes canonical words, little-endian. BLAKE3 is several times as fast on long pieces
+/// as on short ones.
 pub(super) fn update_words(hasher: &mut blake3::Hasher, words: &[Fp61]) {
-    let mut buffer = [0u8; 16 * 1024];
-    for chunk in words.chunks(buffer.len() / 8) {
-        for (bytes, word) in buffer.chunks_exact_mut(8).zip(chunk) {
-            bytes.copy_from_slice(&word.word().to_le_bytes());
-        }
-        hasher.update(&buffer[..chunk.len() * 8]);
+    match as_bytes(words) {
+        Some(bytes) => drop(hasher.update(bytes)),
+        None => drop(hasher.update(&encode_words(words))),
     }
 }
 
