@@ -99,6 +99,11 @@ kernels! {
             Coefficient::Other(k) => words.for_each(|(o, x)| *o = By::mul_add(*x, k, *o)),
         }
     }
+    /// out += k·x, where k is as secret as x: unlike [`Machine::add_scaled`] it never looks at it.
+    fn add_multiple<By>(out: &mut [Fp61], k: Fp61, x: &[Fp61]) {
+        assert_eq!(out.len(), x.len());
+        out.iter_mut().zip(x).for_each(|(o, x)| *o = By::mul_add(*x, k, *o));
+    }
     /// out = x·y
     fn multiply<By>(out: &mut [Fp61], x: &[Fp61], y: &[Fp61]) {
         assert!(out.len() == x.len() && out.len() == y.len());
@@ -212,6 +217,7 @@ mod tests {
                 prop_assert_eq!(run(&|o| machine.scale(o, k)), naive(&|[a, ..]| a * k));
                 for k in [k, Fp61::ONE, -Fp61::ONE, Fp61::ZERO] {
                     prop_assert_eq!(run(&|o| machine.add_scaled(o, k, &b)), naive(&|[a, b, ..]| a + k * b));
+                    prop_assert_eq!(run(&|o| machine.add_multiple(o, k, &b)), naive(&|[a, b, ..]| a + k * b));
                     for constant in [Fp61::ZERO, public] {
                         let terms = || [(k, &*b), (wrap, &*c)].into_iter();
                         prop_assert_eq!(

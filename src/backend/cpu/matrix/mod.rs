@@ -41,6 +41,8 @@ pub(super) trait Kernel: Copy + Send + Sync {
 /// Columns of a block, at most. With 252 terms, panels of so many columns take
 /// half a megabyte, which a second cache holds.
 const WIDTH: usize = 256;
+/// Columns of a row that one task does at least, if there are as many.
+const STRIP: usize = 64;
 /// Multiply-adds that one task does at least, if there are as many.
 const TASK: usize = 1 << 21;
 
@@ -53,6 +55,9 @@ pub fn add_product(machine: Machine, out: &mut [Fp61], k: usize, n: usize, x: &[
     if n == 1 {
         // A packed word would be used once.
         return product.add_vector(out);
+    }
+    if out.len() == n {
+        return product.add_row(machine, out);
     }
     match machine {
         Machine::Plain => product.add(Portable, out),
@@ -91,6 +96,21 @@ impl Product<'_> {
             rows(out, self.x);
         } else {
             out.par_chunks_mut(len).zip(self.x.par_chunks(len * self.k)).for_each(|(out, x)| rows(out, x));
+        }
+    }
+
+    /// The product of one row: here, too, a packed word would be used once.
+    fn add_row(&self, machine: Machine, out: &mut [Fp61]) {
+        let cols = |first: usize, out: &mut [Fp61]| {
+            for (x, y) in self.x.iter().zip(self.y.chunks_exact(self.n)) {
+                machine.add_multiple(out, *x, &y[first..first + out.len()]);
+            }
+        };
+        let len = (TASK / 16 / self.k).max(STRIP);
+        if len >= out.len() {
+            cols(0, out);
+        } else {
+            out.par_chunks_mut(len).enumerate().for_each(|(i, out)| cols(i * len, out));
         }
     }
 
