@@ -389,15 +389,13 @@ pub(super) fn cut<S: Sharing>(
         cut[i][sharing.slot().index()] = Some(words.clone());
     }
     for (from, words) in received {
-        let whole = std::mem::take(words);
-        if let [_] = lens {
-            cut[0][from.index()] = Some(sharing.backend().load(whole));
-            continue;
-        }
-        let mut start = 0;
-        for (i, len) in lens.iter().enumerate() {
-            cut[i][from.index()] = Some(sharing.backend().load(whole[start..start + len].to_vec()));
-            start += len;
+        let mut whole = std::mem::take(words);
+        // From the end, so that what is cut off is given back at once, and the first stays where it lies.
+        for (i, len) in lens.iter().enumerate().rev() {
+            let rest = whole.len() - len;
+            let words = if i == 0 { std::mem::take(&mut whole) } else { whole.split_off(rest) };
+            whole.shrink_to_fit();
+            cut[i][from.index()] = Some(sharing.backend().load(words));
         }
     }
     cut.into_iter().map(|shares| shares.into_iter().flatten().collect()).collect()
