@@ -354,6 +354,49 @@ fn a_node_that_is_killed_and_started_again_finishes_its_job() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn a_spare_takes_over_from_a_node_that_is_killed_for_good() {
+    let mut scene = Scene::with(5, &[("BEAVERDAM_REPLACE_AFTER", "2"), ("BEAVERDAM_DEADLINE", "5")]);
+    long(&scene);
+    // The fifth is a spare.
+    let roster = scene.read("roster.toml");
+    let at = roster.rfind("[[node]]").unwrap();
+    scene.write("roster.toml", format!("{}[[spare]]{}", &roster[..at], &roster[at + 8..]));
+    let file = |name| scene.at(name);
+    let input = format!("x={}", file("long.csv"));
+    let submit = |openings: &str| -> Vec<String> {
+        let (program, roster, key, ticket) =
+            (file("long.program"), file("roster.toml"), file("owner.key"), file("job.ticket"));
+        ["submit", "--program", &program, "--input", &input, "--roster", &roster, "--key", &key]
+            .into_iter()
+            .chain(["--ticket", &ticket, "--comparisons", "digits", "--openings", openings])
+            .map(str::to_owned)
+            .collect()
+    };
+    assert!(refused(&strs(&submit("king"))).contains("plan with --openings all-to-all"));
+    let submitted = ok(&strs(&submit("all-to-all")));
+    assert!(submitted.contains("at all 4 nodes\nand at 1 spare"), "{submitted}");
+    let jobs = |scene: &Scene| ok(&["jobs", "--roster", &scene.at("roster.toml"), "--key", &scene.at("owner.key")]);
+    let listed = jobs(&scene);
+    assert_eq!(listed.matches("waits as a spare").count(), 1, "{listed}");
+    let addresses: Vec<&str> =
+        roster.lines().filter_map(|l| l.strip_prefix("address = ")).map(|a| a.trim_matches('"')).collect();
+    assert!(health(addresses[2]).contains("\"jobs_running\":1"), "the job was over before the node was killed");
+    let mut victim = scene.nodes[2].take().unwrap();
+    victim.kill().unwrap(); // SIGKILL
+    victim.wait().unwrap();
+    let fetch = [scene.job("fetch", "owner.key"), vec!["--wait".into(), "--out".into(), scene.at("results")]].concat();
+    ok(&strs(&fetch));
+    assert!(numbers(&scene.read("results/z.csv")).iter().all(|z| z.abs() < 0.01));
+    // All four slots needed it, so the spare has computed one to the end.
+    while !health(addresses[4]).contains("\"jobs_running\":0,\"jobs_done\":1,\"jobs_failed\":0") {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let listed = jobs(&scene);
+    assert_eq!(listed.matches("is done").count(), 4, "{listed}");
+}
+
 /// How postcard writes a length.
 fn varint(mut n: usize) -> Vec<u8> {
     let mut out = Vec::new();
@@ -383,7 +426,7 @@ fn bad_input_is_one_clear_line() {
     let submit = |flag: &str, value: &str| refused(&strs(&scene.submit(&[(flag, value)])));
     let x = |file: &str| format!("x={}", scene.at(file));
 
-    assert!(submit("--roster", &scene.at("repeated.toml")).contains("numbers 2 and 4"));
+    assert!(submit("--roster", &scene.at("repeated.toml")).contains("number 2 and [[node]] number 4"));
     assert!(submit("--roster", &scene.at("nowhere.toml")).contains("cannot read"));
     let message = submit("--program", &scene.at("x.csv"));
     assert!(message.contains("x.csv: these bytes are not a program"), "{message}");
@@ -470,7 +513,18 @@ fn help_is_complete() {
         assert!(ok(&["--help"]).contains(command));
     }
     let help = ok(&["node", "--help"]);
-    for variable in ["LISTEN", "KEY", "KEY_SEED", "ALLOW_OWNER", "STORE", "DEADLINE", "PATIENCE", "MAX_JOBS", "LOG"] {
+    for variable in [
+        "LISTEN",
+        "KEY",
+        "KEY_SEED",
+        "ALLOW_OWNER",
+        "STORE",
+        "DEADLINE",
+        "PATIENCE",
+        "REPLACE_AFTER",
+        "MAX_JOBS",
+        "LOG",
+    ] {
         assert!(help.contains(&format!("BEAVERDAM_{variable}")), "{variable}");
     }
     assert!(ok(&["--version"]).contains(env!("CARGO_PKG_VERSION")));

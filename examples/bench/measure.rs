@@ -214,6 +214,7 @@ fn deal(work: Work, ready: &Ready, setting: &Setting) -> Result<Vec<Line>, Fault
         roster: setting.roster,
         planning: setting.planning,
         nodes: &nodes,
+        spares: &[],
         inputs: &ready.inputs,
         readers: &readers,
         expires,

@@ -155,13 +155,15 @@ impl Submit {
         if let Some(unknown) = readers.keys().find(|name| !names.contains(name.as_str())) {
             return Err(CliError::Unknown { what: "reader", name: unknown.clone(), known: join(names.into_iter()) });
         }
-        let keys: Vec<_> = nodes.iter().map(|n| n.key).collect();
+        let keys: Vec<_> = roster.nodes().iter().map(|n| n.key).collect();
+        let spares: Vec<_> = roster.spares().iter().map(|n| n.key).collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let request = Request {
             program: &program,
             roster: roster.roster(),
             planning: self.planning.planning(),
             nodes: &keys,
+            spares: &spares,
             inputs: &inputs,
             readers: &readers,
             expires: now + self.expires,
@@ -183,7 +185,10 @@ impl Submit {
             let _ = std::fs::remove_file(&self.ticket);
             return Err(error.into());
         }
-        println!("job {} is at all {} nodes", hex(&prepared.manifest().digest()), nodes.len());
+        println!("job {} is at all {} nodes", hex(&prepared.manifest().digest()), keys.len());
+        if !spares.is_empty() {
+            println!("and at {}, to be trusted like nodes", counted(spares.len(), "spare"));
+        }
         println!("ticket {}", self.ticket.display());
         if !self.wait {
             return Ok(());
@@ -238,7 +243,7 @@ impl Cancel {
         let (ticket, manifest, _) = self.job.ticket()?;
         let (_, nodes) = nodes(&self.job.roster)?;
         blocking::cancel(&self.job.key.load()?, &ticket, &nodes, &Limits::default())?;
-        println!("job {} is cancelled at all {} nodes", hex(&manifest.digest()), nodes.len());
+        println!("job {} is cancelled at all {} nodes", hex(&manifest.digest()), manifest.manifest().nodes.len());
         Ok(())
     }
 }
@@ -281,6 +286,7 @@ fn words(state: &JobState) -> String {
         JobState::Running { round, rounds_of, .. } => format!("runs: round {round} of {rounds_of} is over"),
         JobState::Done => "is done: fetch its result".to_owned(),
         JobState::Failed(reason) => format!("failed: {reason}"),
+        JobState::Spare => "waits as a spare, with all that it needs".to_owned(),
     }
 }
 
@@ -314,11 +320,17 @@ impl JobArgs {
     }
 }
 
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// The file, and where its nodes and spares are reached, in this order.
 fn nodes(path: &Path) -> Result<(RosterFile, Vec<Node>), CliError> {
     let text = std::fs::read_to_string(path).map_err(CliError::file("read", path))?;
     let path = path.display().to_string();
     let file = RosterFile::parse(&text).map_err(|source| CliError::RosterFile { path, source })?;
-    let nodes = file.nodes().iter().map(|n| Node { key: n.key, address: n.address.clone() }).collect();
+    let nodes =
+        file.nodes().iter().chain(file.spares()).map(|n| Node { key: n.key, address: n.address.clone() }).collect();
     Ok((file, nodes))
 }
 

@@ -52,6 +52,9 @@ pub struct NodeArgs {
     /// nodes may have missed: less disk, a little less time
     #[arg(long, env = "BEAVERDAM_NO_RECOVERY", value_parser = clap::builder::FalseyValueParser::new())]
     no_recovery: bool,
+    /// Seconds that a node may be away before a spare takes its slot over, in jobs that name spares
+    #[arg(long, value_name = "SECS", env = "BEAVERDAM_REPLACE_AFTER", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    replace_after: u64,
     /// Jobs at once; more are refused
     #[arg(long, value_name = "N", env = "BEAVERDAM_MAX_JOBS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     max_jobs: u16,
@@ -182,6 +185,7 @@ pub fn run_node(
         },
         deadline: Duration::from_secs(args.deadline),
         patience: Duration::from_secs(args.patience),
+        replace_after: Duration::from_secs(args.replace_after),
         entropy,
         devices: Arc::new(args.backend.devices()),
         net: net::Limits { shape: args.shape.shape(), tamper: args.tamper.clone(), ..net::Limits::default() },

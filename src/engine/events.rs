@@ -197,6 +197,8 @@ pub trait Party: Send {
     /// # Errors
     /// [`EngineError::Checkpoint`] where the plan has none, or the checkpoint does not fit it.
     fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), EngineError>;
+    /// Whether it has found this peer lying. Others need not have.
+    fn blames(&self, peer: Slot) -> bool;
     /// Rounds of openings finished, and how many there are.
     fn progress(&self) -> (usize, usize);
     /// The greatest frame that a peer may send now, in bytes.

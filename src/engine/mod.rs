@@ -945,6 +945,10 @@ impl<S: Verify> Party for Engine<S> {
         self.begin_at(checkpoint)
     }
 
+    fn blames(&self, peer: Slot) -> bool {
+        self.blamed.contains(&peer)
+    }
+
     fn progress(&self) -> (usize, usize) {
         (self.round, self.plan.rounds.len() - 1)
     }

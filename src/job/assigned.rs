@@ -61,6 +61,12 @@ pub enum JobError {
         /// its short key
         key: String,
     },
+    /// A spare was given keys.
+    #[error("the owner sent keys to this spare ({key}), which must hold none before it is called: refuse the job")]
+    SpareWithKeys {
+        /// its short key
+        key: String,
+    },
     /// The material keys are not those that the manifest names.
     #[error(transparent)]
     Keys(#[from] SharingError),
@@ -95,6 +101,9 @@ pub struct Assigned {
     manifest: CheckedManifest,
     plan: Arc<Plan>,
     slot: Slot,
+    /// the slot, or the number of the spare that has taken it over
+    #[cfg(feature = "net")]
+    agent: Slot,
     keys: SlotKeys,
 }
 
@@ -104,6 +113,25 @@ impl Assigned {
     pub fn check(assignment: Assignment, node: &PublicKey, now: u64, limits: &Limits) -> Result<Self, JobError> {
         let manifest = SignedManifest::verify(&assignment.manifest, now, limits)?;
         let slot = manifest.slot_of(node).ok_or_else(|| JobError::NotOnRoster { key: node.short() })?;
+        let plan = Self::plan_of(&assignment, &manifest, limits)?;
+        let signed = manifest.manifest();
+        assignment.keys.check(&signed.keys, signed.roster, slot)?;
+        Ok(Self {
+            manifest,
+            plan,
+            slot,
+            #[cfg(feature = "net")]
+            agent: slot,
+            keys: assignment.keys,
+        })
+    }
+
+    /// The plan of the program that came, if it is the signed one.
+    pub(super) fn plan_of(
+        assignment: &Assignment,
+        manifest: &CheckedManifest,
+        limits: &Limits,
+    ) -> Result<Arc<Plan>, JobError> {
         let program = Program::from_bytes(&assignment.program)?;
         let signed = manifest.manifest();
         // Planning costs time: only for the program that was signed.
@@ -111,8 +139,18 @@ impl Assigned {
         let plan = program.plan_with(signed.roster, signed.planning)?;
         manifest.check_plan(&program.digest(), &plan)?;
         limits.check_memory(&plan)?;
-        assignment.keys.check(&signed.keys, signed.roster, slot)?;
-        Ok(Self { manifest, plan: Arc::new(plan), slot, keys: assignment.keys })
+        Ok(Arc::new(plan))
+    }
+
+    /// A spare's job once it has a slot, whose keys are checked.
+    #[cfg(feature = "net")]
+    pub(super) fn called(
+        manifest: CheckedManifest,
+        plan: Arc<Plan>,
+        (agent, slot): (Slot, Slot),
+        keys: SlotKeys,
+    ) -> Self {
+        Self { manifest, plan, slot, agent, keys }
     }
 
     /// The signed manifest.
@@ -126,6 +164,16 @@ impl Assigned {
     /// This node's slot.
     pub fn slot(&self) -> Slot {
         self.slot
+    }
+    /// The number of the agent that holds the slot.
+    #[cfg(feature = "net")]
+    pub(crate) fn agent(&self) -> Slot {
+        self.agent
+    }
+    /// The keys of the slot, which others may need once this node holds them alone.
+    #[cfg(feature = "net")]
+    pub(crate) fn keys(&self) -> &SlotKeys {
+        &self.keys
     }
 
     /// Accepts the inputs' Δ, in the plan's order, and makes the party that
@@ -151,7 +199,7 @@ impl Assigned {
         backend: B,
         rng: Box<dyn CryptoRng + Send>,
     ) -> Result<Box<dyn Party>, JobError> {
-        let Self { manifest, plan, slot, keys } = self;
+        let Self { manifest, plan, slot, keys, .. } = self;
         let slot = *slot;
         let signed = manifest.manifest();
         let accepted: Result<Vec<_>, _> =

@@ -82,6 +82,7 @@ pub fn run_with(
         roster,
         planning,
         nodes: &public,
+        spares: &[],
         inputs: &inputs,
         readers: &readers,
         expires: u64::MAX,

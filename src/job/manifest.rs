@@ -19,9 +19,12 @@ use crate::sharing::KeyHash;
 use crate::transcript::{StreamPlace, TranscriptError, decode_words};
 
 /// The version of manifest, messages and protocol that this crate speaks.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 /// The most bytes of a signed manifest.
 pub const MAX_MANIFEST_BYTES: usize = 64 * 1024;
+
+/// The most spares that a manifest names.
+pub const MAX_SPARES: usize = 4;
 
 const MAX_NAME: usize = 128;
 const MAX_NOTE: usize = 280;
@@ -43,6 +46,9 @@ pub struct Manifest {
     pub roster: Roster,
     /// the nodes' keys, in slot order
     pub nodes: Vec<PublicKey>,
+    /// the keys of agents that may take over the slots of crashed nodes; at most
+    /// [`MAX_SPARES`]. They are to be trusted like nodes (docs/protocols.md, Replacement)
+    pub spares: Vec<PublicKey>,
     /// epoch of keys and roster; 0 in this version
     pub epoch: u32,
     /// for what network and by what ways the program is planned
@@ -195,6 +201,12 @@ pub enum ManifestError {
         /// the slot
         slot: Slot,
     },
+    /// A spare could not take over, or what it does could not be read.
+    #[error("the manifest names spares, {reason}")]
+    Spares {
+        /// why they cannot be, and what to do
+        reason: String,
+    },
     /// A name or note that cannot be used.
     #[error("the {what} {text:?} cannot be used: expected 1 to {cap} bytes without control characters")]
     Text {
@@ -322,7 +334,7 @@ impl Manifest {
         }
         // A node sees the masked openings of truncations; who also holds the
         // truncated value learns bits below its precision.
-        let on_roster = |key: &PublicKey| self.nodes.iter().any(|node| node.identity() == key.identity());
+        let on_roster = |key: &PublicKey| self.agents().any(|node| node.identity() == key.identity());
         if let Some(output) = self.outputs.iter().find(|o| on_roster(&o.reader)) {
             return Err(ManifestError::NodeReads { output: output.name.clone(), reader: output.reader.short() });
         }
@@ -345,7 +357,8 @@ impl Manifest {
         }
         // Compared by identity: the same signer under two sealing keys is one party.
         let mut seen = BTreeMap::new();
-        for (slot, key) in self.roster.slots().zip(&self.nodes) {
+        // Spares are counted after the nodes.
+        for (slot, key) in (1..).map(Slot).zip(self.agents()) {
             if key.identity() == self.owner.identity() {
                 return Err(ManifestError::OwnerIsNode { slot });
             }
@@ -353,6 +366,7 @@ impl Manifest {
                 return Err(ManifestError::RepeatedNode { first, second: slot });
             }
         }
+        self.check_spares()?;
         let expected = match self.roster.scheme() {
             Scheme::Shamir => self.roster.subsets().len(),
             Scheme::Spdz => usize::from(self.roster.nodes()),
@@ -360,6 +374,26 @@ impl Manifest {
         if self.keys.len() != expected {
             let expected = format!("{expected} for {}", self.roster);
             return Err(ManifestError::Count { what: "key hashes", found: self.keys.len(), expected });
+        }
+        Ok(())
+    }
+}
+
+impl Manifest {
+    /// All nodes in slot order, then the spares.
+    fn agents(&self) -> impl Iterator<Item = &PublicKey> {
+        self.nodes.iter().chain(&self.spares)
+    }
+
+    fn check_spares(&self) -> Result<(), ManifestError> {
+        if self.spares.len() > MAX_SPARES {
+            let expected = format!("at most {MAX_SPARES}");
+            return Err(ManifestError::Count { what: "spares", found: self.spares.len(), expected });
+        }
+        // Else readers, who take 2t + 1 receipts of nodes, could lack them once one is replaced.
+        if !self.spares.is_empty() && !self.roster.local_products() {
+            let reason = format!("but {} leaves none over: use Shamir with at least 3t + 1 nodes", self.roster);
+            return Err(ManifestError::Spares { reason });
         }
         Ok(())
     }
@@ -496,6 +530,25 @@ impl CheckedManifest {
         usize::from(slot.0).checked_sub(1).and_then(|index| self.manifest.nodes.get(index))
     }
 
+    /// An agent's key by its number, which is a node's slot or follows them: spare 1 of
+    /// four nodes is number 5. Addresses are given in this order.
+    #[cfg(feature = "net")]
+    pub(crate) fn agent(&self, number: Slot) -> Option<&PublicKey> {
+        self.manifest.agents().nth(usize::from(number.0).checked_sub(1)?)
+    }
+
+    /// The number of the agent whose links have this identity.
+    #[cfg(feature = "net")]
+    pub(crate) fn agent_of(&self, identity: &[u8; 32]) -> Option<Slot> {
+        (1..).map(Slot).zip(self.manifest.agents()).find(|(_, key)| key.identity() == identity).map(|(slot, _)| slot)
+    }
+
+    /// How many agents the job has: nodes and spares.
+    #[cfg(feature = "net")]
+    pub(crate) fn agents(&self) -> u8 {
+        self.manifest.roster.nodes() + self.manifest.spares.len() as u8
+    }
+
     /// The place of the job's material stream.
     pub fn stream(&self) -> StreamPlace {
         let Manifest { attempts, stream_words: words, .. } = self.manifest;
@@ -514,6 +567,16 @@ impl CheckedManifest {
         same(|| "the program's digest".into(), &hex(program), &hex(&self.manifest.program))
     }
 
+    /// Whether spares that are named can take over in this plan.
+    pub(crate) fn check_spares(&self, plan: &Plan) -> Result<(), ManifestError> {
+        if self.manifest.spares.is_empty() || plan.replays() {
+            return Ok(());
+        }
+        let reason = "but its words are opened by kings or on packed bits, where nobody can take over: \
+            plan with --openings all-to-all --comparisons digits";
+        Err(ManifestError::Spares { reason: reason.to_owned() })
+    }
+
     /// Checks that a program and the plan computed from it are what the owner
     /// signed, and that the manifest's inputs and outputs are the plan's: same
     /// names, order and lengths, and one key for each name of a reader.
@@ -523,6 +586,7 @@ impl CheckedManifest {
         same(|| "the roster".into(), &plan.roster, &m.roster)?;
         same(|| "the plan's digest".into(), &hex(&plan_digest(plan)), &hex(&m.plan))?;
         same(|| "the length of the material stream".into(), &plan.stream_words, &m.stream_words)?;
+        self.check_spares(plan)?;
         same(|| "the number of inputs".into(), &plan.inputs.len(), &m.inputs.len())?;
         for (of_plan, entry) in plan.inputs.iter().zip(&m.inputs) {
             same(|| "the name of an input".into(), &of_plan.name, &entry.name)?;

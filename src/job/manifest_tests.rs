@@ -62,6 +62,7 @@ fn manifest() -> Manifest {
         owner: owner().public(),
         roster,
         nodes: (1..=4).map(|i| node(i).public()).collect(),
+        spares: vec![node(5).public()],
         epoch: 0,
         planning: Default::default(),
         program: [2; 32],
@@ -83,6 +84,7 @@ fn spdz() -> Manifest {
     let mut m = manifest();
     m.roster = Roster::spdz(3).unwrap();
     m.nodes.truncate(3);
+    m.spares.clear();
     m.keys.truncate(3);
     m.outputs.truncate(1);
     m
@@ -178,6 +180,36 @@ fn the_roster_must_hold_distinct_parties() {
     assert!(matches!(refused(|m| m.nodes.truncate(3)), ManifestError::Count { what: "node keys", .. }));
     assert!(matches!(refused(|m| m.keys.truncate(3)), ManifestError::Count { what: "key hashes", .. }));
     assert_eq!(refused(|m| m.epoch = 1), ManifestError::Epoch { found: 1 });
+}
+
+#[test]
+fn spares_are_distinct_parties_that_read_nothing_and_can_take_over() {
+    let (first, second) = (Slot(2), Slot(5));
+    assert_eq!(refused(|m| m.spares[0] = m.nodes[1]), ManifestError::RepeatedNode { first, second });
+    assert_eq!(refused(|m| m.spares[0] = m.owner), ManifestError::OwnerIsNode { slot: Slot(5) });
+    assert!(matches!(refused(|m| m.outputs[1].reader = m.spares[0]), ManifestError::NodeReads { .. }));
+    let five = |m: &mut Manifest| m.spares = (5..10).map(|i| node(i).public()).collect();
+    assert!(matches!(refused(five), ManifestError::Count { what: "spares", found: 5, .. }));
+    // Readers would lack receipts, or nobody could take over.
+    let three = |m: &mut Manifest| {
+        m.roster = Roster::shamir(3, 1).unwrap();
+        m.nodes.truncate(3);
+        m.keys.truncate(3);
+    };
+    assert!(refused(three).to_string().contains("at least 3t + 1 nodes"));
+    let mut m = spdz();
+    m.spares = vec![node(5).public()];
+    assert!(matches!(verify(&signed(&m)).unwrap_err(), ManifestError::Spares { .. }));
+    let mut by_kings = plan();
+    by_kings.rounds = vec![crate::program::plan::Round { king: true, ..Default::default() }];
+    let reason = checked().check_spares(&by_kings).unwrap_err().to_string();
+    assert!(reason.contains("--openings all-to-all"), "{reason}");
+    assert_eq!(checked().check_spares(&plan()), Ok(()));
+    // Spares are counted after the nodes.
+    assert_eq!(checked().agent(Slot(5)), Some(&node(5).public()));
+    assert_eq!((checked().agent(Slot(0)), checked().agent(Slot(6)), checked().agents()), (None, None, 5));
+    assert_eq!(checked().agent_of(node(5).public().identity()), Some(Slot(5)));
+    assert_eq!((checked().slot_of(&node(5).public()), checked().node(Slot(5))), (None, None));
 }
 
 #[test]
@@ -291,8 +323,8 @@ fn errors_are_one_line() {
 fn the_wire_form_is_frozen() {
     // The layout of plans may change from release to release, this form may not.
     let wire = Manifest { plan: [3; 32], ..manifest() }.sign(&owner()).unwrap().to_bytes();
-    insta::assert_snapshot!(hex(&wire), @"a906020909090909090909090909090909090909090909090909090909090909090909c5c5ef0c30c544c4c4ec79a44bbf7c6e666d4bbb6201bfcfadc2a2c8b040a25be23fca4411863ae6db83c3f6bea63f520bc8700a422db33454231c5ca075485600040104c4759519b254fb39d091ef49b85b4e3c1f4b778d70c27c1528f21160a29730ae247442aae3870569ec53bbc14357149a52a4607eb87787e1c145f1c444d5ea5a65172bf44dab76b27ecd4f747e2b7c748d239527d1a4a2d0e04b30791d2810cc1c02b968058534ebe3020b27691252faf144e0e4376c7b94fcd542c8df767d0d7e0dcb6028f5522d75124d0257ee4f28c50b21fb4cf9407081cb0633c17848e9f0deee55c12f4b8c7b320a977a2ed6f46ed7f4ac14d546abd08981a57795b65bfcd3f1bd965b1ada942c4226fd5760a6f77a07dfe7aef9e6af84f913df22f214b19c3b43f60ea6c2f411b273e3f09b64b4d6a3a6522e4a135ad8f666843e1f0100904ec0843d00000002020202020202020202020202020202020202020202020202020202020202020303030303030303030303030303030303030303030303030303030303030303010178c5c5ef0c30c544c4c4ec79a44bbf7c6e666d4bbb6201bfcfadc2a2c8b040a25be23fca4411863ae6db83c3f6bea63f520bc8700a422db33454231c5ca07548560652a4cb084facbef1394d3d4d06604c896db2f0dbd3fea9de23679c1f82d6017e040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404e80702020179c5c5ef0c30c544c4c4ec79a44bbf7c6e666d4bbb6201bfcfadc2a2c8b040a25be23fca4411863ae6db83c3f6bea63f520bc8700a422db33454231c5ca0754856017a8eceb634a6a64b2fc83afe97c1f972d3d5004a2122b1e6d44961a31ab6110aa74b1a76834e44b63242e8b402279f65c3e8556e7a410bae3f66434783c2e2585e90c0a7da0600076120747269616cffd7419a46113b4c9367bbb064e10185892a3d0a7f17d10ac75cc25ba6f0a5e136aadda4172b1e119efa85e28bec7aa7b6d6f7e4abd5196ab09a58dddde50b01");
-    insta::assert_snapshot!(hex(&verify(&wire).unwrap().digest()), @"6a7a983421a91aef894ae2ae3cc0e58066de7139a9e92b56dbec1b1afad17dbc");
+    insta::assert_snapshot!(hex(&wire), @"ea06030909090909090909090909090909090909090909090909090909090909090909c5c5ef0c30c544c4c4ec79a44bbf7c6e666d4bbb6201bfcfadc2a2c8b040a25be23fca4411863ae6db83c3f6bea63f520bc8700a422db33454231c5ca075485600040104c4759519b254fb39d091ef49b85b4e3c1f4b778d70c27c1528f21160a29730ae247442aae3870569ec53bbc14357149a52a4607eb87787e1c145f1c444d5ea5a65172bf44dab76b27ecd4f747e2b7c748d239527d1a4a2d0e04b30791d2810cc1c02b968058534ebe3020b27691252faf144e0e4376c7b94fcd542c8df767d0d7e0dcb6028f5522d75124d0257ee4f28c50b21fb4cf9407081cb0633c17848e9f0deee55c12f4b8c7b320a977a2ed6f46ed7f4ac14d546abd08981a57795b65bfcd3f1bd965b1ada942c4226fd5760a6f77a07dfe7aef9e6af84f913df22f214b19c3b43f60ea6c2f411b273e3f09b64b4d6a3a6522e4a135ad8f666843e1f01012530588cb8b3f2000dc925ba52723243cf83d56bc4eb6a88246daa0b7cfc4e5f01c0bf46bff019757fd9cecf3c936d8a18e84455ce9c3f8fef28945524af146800904ec0843d00000002020202020202020202020202020202020202020202020202020202020202020303030303030303030303030303030303030303030303030303030303030303010178c5c5ef0c30c544c4c4ec79a44bbf7c6e666d4bbb6201bfcfadc2a2c8b040a25be23fca4411863ae6db83c3f6bea63f520bc8700a422db33454231c5ca07548560652a4cb084facbef1394d3d4d06604c896db2f0dbd3fea9de23679c1f82d6017e040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404040404e80702020179c5c5ef0c30c544c4c4ec79a44bbf7c6e666d4bbb6201bfcfadc2a2c8b040a25be23fca4411863ae6db83c3f6bea63f520bc8700a422db33454231c5ca0754856017a8eceb634a6a64b2fc83afe97c1f972d3d5004a2122b1e6d44961a31ab6110aa74b1a76834e44b63242e8b402279f65c3e8556e7a410bae3f66434783c2e2585e90c0a7da0600076120747269616c907926c9f9639beb2333d163843b836ea8c76c7bf8efaada4551caeee59fb594a6f4408313df602c74006131a848b97ce94dabdc305445993430351d45468301");
+    insta::assert_snapshot!(hex(&verify(&wire).unwrap().digest()), @"9cd14893e83e4414ea15b615fc319c85dbbe02710396babea9bfdcdd5f4fce3a");
 }
 
 proptest! {

@@ -11,12 +11,16 @@ pub mod local;
 mod manifest;
 mod receipt;
 pub mod replay;
+#[cfg(feature = "net")]
+mod reserve;
 mod roster_file;
 
 pub use assigned::{Assigned, Assignment, Concluded, Conclusion, JobError};
 pub use manifest::{
-    CheckedManifest, InputEntry, Limits, MAX_MANIFEST_BYTES, Manifest, ManifestError, OutputEntry, PROTOCOL,
-    SignedManifest, plan_digest,
+    CheckedManifest, InputEntry, Limits, MAX_MANIFEST_BYTES, MAX_SPARES, Manifest, ManifestError, OutputEntry,
+    PROTOCOL, SignedManifest, plan_digest,
 };
 pub use receipt::{Agreed, Outcome, Receipt, ReceiptError, SignedReceipt, compare, sealed_hash};
+#[cfg(feature = "net")]
+pub(crate) use reserve::{Duty, Reserve};
 pub use roster_file::{NodeEntry, RosterFile, RosterFileError};

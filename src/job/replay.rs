@@ -238,6 +238,10 @@ impl Party for Survivor {
         Ok(())
     }
 
+    fn blames(&self, peer: Slot) -> bool {
+        self.party.blames(peer)
+    }
+
     fn progress(&self) -> (usize, usize) {
         self.party.progress()
     }

@@ -15,14 +15,15 @@ use crate::roster::{Roster, RosterError, Scheme};
 const MAX_BYTES: usize = 64 * 1024;
 const MAX_ADDRESS: usize = 256;
 
-/// A checked roster file: nodes in slot order, no key or address twice.
+/// A checked roster file: nodes in slot order, spares, no key or address twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RosterFile {
     roster: Roster,
     nodes: Vec<NodeEntry>,
+    spares: Vec<NodeEntry>,
 }
 
-/// One node of the file.
+/// One node or spare of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeEntry {
     /// the node's public key
@@ -77,32 +78,32 @@ pub enum RosterFileError {
         expected: usize,
     },
     /// A key that cannot be read.
-    #[error("the key of [[node]] number {node} in the roster file: {source}")]
+    #[error("the key of {entry} in the roster file: {source}")]
     Key {
-        /// the entry, counted from 1
-        node: usize,
+        /// the entry, such as `[[node]] number 2`
+        entry: String,
         /// why
         source: KeyError,
     },
     /// An address that cannot be dialled.
-    #[error("the address {address:?} of [[node]] number {node} in the roster file: {reason}")]
+    #[error("the address {address:?} of {entry} in the roster file: {reason}")]
     Address {
-        /// the entry, counted from 1
-        node: usize,
+        /// the entry
+        entry: String,
         /// its beginning
         address: String,
         /// what is wrong
         reason: &'static str,
     },
     /// Two entries with one key or one address.
-    #[error("[[node]] numbers {first} and {second} in the roster file have the same {what}: every node needs its own")]
+    #[error("{first} and {second} in the roster file have the same {what}: each needs its own")]
     Repeated {
         /// key, address or slot
         what: &'static str,
-        /// one entry, counted from 1
-        first: usize,
+        /// one entry
+        first: String,
         /// the other
-        second: usize,
+        second: String,
     },
     /// Slots must be 1..=n, given for all entries or for none.
     #[error(
@@ -125,12 +126,21 @@ struct File {
     threshold: Option<u8>,
     #[serde(default)]
     node: Vec<Entry>,
+    #[serde(default)]
+    spare: Vec<SpareEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
     slot: Option<u8>,
+    key: String,
+    address: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SpareEntry {
     key: String,
     address: String,
 }
@@ -145,21 +155,26 @@ impl RosterFile {
         let roster = roster(&file)?;
         let order = order(&file.node)?;
         let (mut keys, mut addresses) = (BTreeMap::new(), BTreeMap::new());
-        let mut nodes = Vec::with_capacity(order.len());
-        for (node, entry) in (1..).zip(&file.node) {
-            let key: PublicKey = entry.key.parse().map_err(|source| RosterFileError::Key { node, source })?;
-            check_address(&entry.address).map_err(|reason| RosterFileError::Address {
-                node,
-                address: begin(&entry.address),
+        let mut checked = |name: String, key: &str, address: &str| {
+            let entry = || name.clone();
+            let key: PublicKey = key.parse().map_err(|source| RosterFileError::Key { entry: entry(), source })?;
+            check_address(address).map_err(|reason| RosterFileError::Address {
+                entry: entry(),
+                address: begin(address),
                 reason,
             })?;
-            once("key", keys.insert(*key.identity(), node), node)?;
-            let plain = entry.address.to_ascii_lowercase();
-            once("address", addresses.insert(plain.trim_end_matches('/').to_owned(), node), node)?;
-            nodes.push(NodeEntry { key, address: entry.address.clone() });
-        }
+            once("key", keys.insert(*key.identity(), entry()), entry())?;
+            let plain = address.to_ascii_lowercase();
+            once("address", addresses.insert(plain.trim_end_matches('/').to_owned(), entry()), entry())?;
+            Ok(NodeEntry { key, address: address.to_owned() })
+        };
+        let nodes = (1..).zip(&file.node).map(|(number, entry)| checked(node(number), &entry.key, &entry.address));
+        let nodes: Vec<_> = nodes.collect::<Result<_, _>>()?;
+        let spare = |number: usize| format!("[[spare]] number {number}");
+        let spares = (1..).zip(&file.spare).map(|(number, entry)| checked(spare(number), &entry.key, &entry.address));
+        let spares = spares.collect::<Result<_, _>>()?;
         let nodes = order.into_iter().map(|entry| nodes[entry].clone()).collect();
-        Ok(Self { roster, nodes })
+        Ok(Self { roster, nodes, spares })
     }
 
     /// Scheme, n and t.
@@ -171,6 +186,15 @@ impl RosterFile {
     pub fn nodes(&self) -> &[NodeEntry] {
         &self.nodes
     }
+
+    /// The agents that may take over the slots of crashed nodes.
+    pub fn spares(&self) -> &[NodeEntry] {
+        &self.spares
+    }
+}
+
+fn node(number: usize) -> String {
+    format!("[[node]] number {number}")
 }
 
 fn roster(file: &File) -> Result<Roster, RosterFileError> {
@@ -204,7 +228,7 @@ fn order(entries: &[Entry]) -> Result<Vec<usize>, RosterFileError> {
         let node = index + 1;
         match entry.slot {
             Some(slot) if (1..=nodes).contains(&usize::from(slot)) => {
-                once("slot", by_slot.insert(slot, index).map(|first| first + 1), node)?;
+                once("slot", by_slot.insert(slot, index).map(|first| self::node(first + 1)), self::node(node))?;
             }
             other => {
                 let found = other.map_or("missing".to_owned(), |slot| slot.to_string());
@@ -215,7 +239,7 @@ fn order(entries: &[Entry]) -> Result<Vec<usize>, RosterFileError> {
     Ok(by_slot.into_values().collect())
 }
 
-fn once(what: &'static str, first: Option<usize>, second: usize) -> Result<(), RosterFileError> {
+fn once(what: &'static str, first: Option<String>, second: String) -> Result<(), RosterFileError> {
     first.map_or(Ok(()), |first| Err(RosterFileError::Repeated { what, first, second }))
 }
 
@@ -319,12 +343,29 @@ mod tests {
     #[test]
     fn repeated_keys_and_addresses_are_refused() {
         let twice = refused(&file(SHAMIR, [1, 2, 3, 2]));
-        assert_eq!(twice, "[[node]] numbers 2 and 4 in the roster file have the same key: every node needs its own");
+        assert_eq!(
+            twice,
+            "[[node]] number 2 and [[node]] number 4 in the roster file have the same key: each needs its own"
+        );
         let one_place = file(SHAMIR, 1..=4).replace("10.0.0.3:7000", "10.0.0.1:7000");
-        assert!(refused(&one_place).contains("numbers 1 and 3 in the roster file have the same address"));
+        assert!(
+            refused(&one_place).contains("number 1 and [[node]] number 3 in the roster file have the same address")
+        );
         let spelt =
             file(SHAMIR, 1..=4).replace("10.0.0.1:7000", "ws://a.example").replace("10.0.0.3:7000", "ws://A.example/");
-        assert!(refused(&spelt).contains("numbers 1 and 3 in the roster file have the same address"));
+        assert!(refused(&spelt).contains("number 1 and [[node]] number 3 in the roster file have the same address"));
+    }
+
+    #[test]
+    fn spares_stand_beside_the_nodes() {
+        let spare = |i| format!("[[spare]]\nkey = \"{}\"\naddress = \"10.0.0.{i}:7000\"\n", key(i));
+        let text = file(SHAMIR, 1..=4) + &spare(5);
+        let read = RosterFile::parse(&text).unwrap();
+        assert_eq!((read.nodes().len(), read.roster()), (4, Roster::shamir(4, 1).unwrap()));
+        assert_eq!(read.spares(), [NodeEntry { key: key(5), address: "10.0.0.5:7000".into() }]);
+        let twice = refused(&(file(SHAMIR, 1..=4) + &spare(3)));
+        assert!(twice.starts_with("[[node]] number 3 and [[spare]] number 1 in the roster file"), "{twice}");
+        assert!(refused(&(text + "slot = 5\n")).contains("unknown field `slot`"));
     }
 
     #[test]
@@ -337,7 +378,7 @@ mod tests {
             refused(&text)
         };
         assert!(give(&["slot = 1"]).contains("number 2 in the roster file has slot missing"));
-        assert!(give(&["slot = 1", "slot = 1", "slot = 2", "slot = 3"]).contains("numbers 1 and 2"));
+        assert!(give(&["slot = 1", "slot = 1", "slot = 2", "slot = 3"]).contains("number 1 and [[node]] number 2"));
         assert!(give(&["slot = 1", "slot = 5", "slot = 2", "slot = 3"]).contains("has slot 5"));
         assert!(give(&["slot = 0", "slot = 1", "slot = 2", "slot = 3"]).contains("has slot 0"));
     }

@@ -15,6 +15,8 @@
 //! | `catch_up` | what others say was opened |
 //! | `checkpoints` | the state of a job on disk, sealed |
 //! | `resume` | where a job begins that an earlier process had begun |
+//! | `replace` | which agent stands at which slot; votes on who takes over from a crashed node |
+//! | `spare` | a spare that waits to take over |
 //! | `shell` | what carries a session: its thread, its links, its clock |
 //!
 //! **Who may do what.** Every link ends at a proven identity key. A job is
@@ -32,10 +34,12 @@
 
 mod catch_up;
 mod checkpoints;
+mod replace;
 mod resume;
 mod session;
 mod setup;
 mod shell;
+mod spare;
 mod upload;
 mod visit;
 pub(crate) mod wire;
@@ -44,6 +48,8 @@ pub(crate) mod wire;
 mod attacks;
 #[cfg(test)]
 mod chaos;
+#[cfg(test)]
+mod replace_tests;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +64,7 @@ use tokio::task::JoinSet;
 
 use crate::backend::Devices;
 use crate::entropy::Entropy;
-use crate::job::{self, Assigned, CheckedManifest, Concluded};
+use crate::job::{self, CheckedManifest, Concluded, Duty};
 use crate::keys::{PublicKey, SecretKey, hex};
 use crate::net::link::Link;
 use crate::net::tls::Identity;
@@ -91,6 +97,9 @@ pub struct Config {
     /// how long a job waits for a node that it cannot do without; usually 600 s,
     /// never less than the deadline
     pub patience: Duration,
+    /// how long a node may be away before the others give its slot to a spare, if the job
+    /// names any; usually 180 s. Of no use if it is more than the patience
+    pub replace_after: Duration,
     /// randomness; a seed is used for jobs that are marked insecure and no others
     pub entropy: Entropy,
     /// where it computes
@@ -126,10 +135,10 @@ pub async fn serve(
 ) -> Result<(), NodeError> {
     let (node, again) = Node::open(config)?;
     let node = Arc::new(node);
-    for Again { assigned, addresses } in again {
+    for Again { duty, addresses, accepted } in again {
         let place = Arc::clone(&node.places).try_acquire_owned().ok();
-        let nonce = assigned.manifest().manifest().nonce;
-        if let Err(reason) = upload::start(&node, assigned, addresses, place, true) {
+        let nonce = duty.manifest().manifest().nonce;
+        if let Err(reason) = upload::start(&node, duty, (addresses, accepted), place, true) {
             node.config.store.fail(nonce, &reason)?;
         }
     }
@@ -189,11 +198,12 @@ struct Jobs {
 /// A job under way, as links see it.
 struct Running {
     manifest: CheckedManifest,
-    slot: Slot,
+    /// this agent's number: its slot, if it is a node of the roster
+    agent: Slot,
     /// [`Plan::replays`](crate::program::plan::Plan::replays)
     replays: bool,
     status: watch::Sender<Status>,
-    /// links of other nodes, on their way to the session
+    /// links of other agents, by their numbers, on their way to the session
     links: mpsc::UnboundedSender<(Slot, Link)>,
     /// ends the job here: for a reason, or with this process
     stop: mpsc::UnboundedSender<session::Event>,
@@ -209,6 +219,8 @@ struct Status {
     verified: bool,
     /// and what can be expanded ahead of the first round is
     inputs: bool,
+    /// it is a spare that waits
+    waits: bool,
     segments: u32,
     segments_of: u32,
     round: u32,
@@ -270,19 +282,21 @@ impl Allow {
 
 /// A job that an earlier process left in the middle, and that can go on.
 struct Again {
-    assigned: Assigned,
+    duty: Duty,
     addresses: Vec<String>,
+    /// when it was accepted, in unix seconds
+    accepted: u64,
 }
 
 impl Again {
     /// The job, checked as when it was submitted; or why it cannot go on.
     fn of(key: &SecretKey, store: &Arc<dyn Store>, limits: &job::Limits, job: &store::Job) -> Result<Self, String> {
         let keep = setup::Keep::new(Arc::clone(store), job.nonce);
-        let (assigned, addresses) = keep.setup(key, job.digest, limits)?;
-        let of = assigned.manifest().stream().segments();
+        let (duty, addresses, accepted) = keep.setup(key, job.digest, limits)?;
+        let of = duty.manifest().stream().segments();
         let held = store.segments(job.nonce).map_err(|error| error.to_string())?.count;
         match held == of {
-            true => Ok(Self { assigned, addresses }),
+            true => Ok(Self { duty, addresses, accepted }),
             false => Err(format!("{held} of its {of} segments of material are on disk")),
         }
     }

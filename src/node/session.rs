@@ -11,6 +11,8 @@
 //! link both sides say in which round they are (`Behind`), and send again what the
 //! other lacks (docs/protocols.md, 16).
 
+mod replacing;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use bytes::Bytes;
 
 use super::catch_up::{CLAIM_BYTES, Claims, SERVE_BYTES};
 use super::checkpoints::Checkpoints;
+use super::replace::Replacement;
 use super::resume::{Resume, Start};
 use super::setup::{Keep, Opened};
 use super::wire::{Peer, one_line};
@@ -28,11 +31,12 @@ use crate::engine::frame::{Frame, Kind};
 use crate::engine::{self, Checkpoint, EngineError, Outcome, Party, Record};
 use crate::entropy::Entropy;
 use crate::job::replay::{self, Survivor};
-use crate::job::{Assigned, CheckedManifest, Concluded, Conclusion, Limits};
+use crate::job::{Assigned, CheckedManifest, Concluded, Conclusion, Duty, Limits};
 use crate::keys::SecretKey;
 use crate::net::Message;
 use crate::program::plan::Plan;
 use crate::roster::Slot;
+use crate::sharing::SlotKeys;
 use crate::store::{Nonce, Store};
 use crate::transcript::SignedHeader;
 
@@ -46,7 +50,7 @@ const DURABLE: Duration = Duration::from_millis(500);
 /// What a session is made of.
 pub(super) struct Setup {
     pub(super) assigned: Assigned,
-    /// where the nodes can be dialled, in slot order, to name them
+    /// where the agents can be dialled, nodes first, to name them
     pub(super) addresses: Vec<String>,
     pub(super) key: Arc<SecretKey>,
     pub(super) store: Arc<dyn Store>,
@@ -61,9 +65,14 @@ pub(super) struct Setup {
     pub(super) recovery: bool,
     /// before which rounds the party's state is kept
     pub(super) checkpoints: Vec<usize>,
+    /// how long a node may be away before a spare takes its slot over
+    pub(super) replace_after: Duration,
+    /// who stands where, as far as it is known
+    pub(super) replacement: Replacement,
 }
 
-/// What happens to a session.
+/// What happens to a session. Links, and what comes by them, are those of agents: nodes by
+/// their slots, then spares.
 pub(super) enum Event {
     /// The first: the job begins, or goes on with what an earlier process left in the store.
     Begin { again: bool },
@@ -104,11 +113,13 @@ pub(super) enum Timer {
     Linger,
     /// making the log durable
     Durable,
+    /// nodes that are away
+    Replace,
 }
 
 /// What a session wants done, in this order.
 pub(super) enum Action {
-    /// Send it, or drop it if too much waits for this peer.
+    /// Send it to this agent, or drop it if too much waits for it.
     Send { to: Slot, message: Message },
     /// Report [`Event::Timer`] after this time, in place of what was armed under the name.
     Arm { timer: Timer, after: Duration },
@@ -120,8 +131,11 @@ pub(super) enum Action {
     Check { passed: bool },
     /// So many rounds of openings are over.
     Round { round: u32, of: u32 },
-    /// The result is in the store, or why there is none. Links are still of use.
-    Ended(Result<Arc<Concluded>, String>),
+    /// This spare has taken a slot over.
+    Called(Slot),
+    /// The result is in the store, or why there is none; a spare that was not called has none
+    /// either. Links are still of use.
+    Ended(Result<Option<Arc<Concluded>>, String>),
     /// Nothing follows, and nothing more is taken.
     Closed,
 }
@@ -202,6 +216,12 @@ pub(super) struct Session {
     plan: Arc<Plan>,
     slot: Slot,
     nonce: Nonce,
+    /// the number of this agent: its slot, if it is a node of the roster
+    agent: Slot,
+    replacement: Replacement,
+    replace_after: Duration,
+    /// the slot's keys, if a spare may need them
+    keys: Option<SlotKeys>,
     addresses: Vec<String>,
     key: Arc<SecretKey>,
     store: Arc<dyn Store>,
@@ -259,8 +279,10 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(setup: Setup) -> Self {
-        let Setup { assigned, addresses, key, store, entropy, devices, deadline, patience, recovery, checkpoints } =
-            setup;
+        let Setup {
+            assigned, addresses, key, store, entropy, devices, deadline, patience, recovery, checkpoints, ..
+        } = setup;
+        let (replace_after, replacement) = (setup.replace_after, setup.replacement);
         let (manifest, plan, slot) = (assigned.manifest().clone(), Arc::clone(assigned.plan()), assigned.slot());
         let nonce = manifest.manifest().nonce;
         let keep = Keep::new(Arc::clone(&store), nonce);
@@ -269,6 +291,10 @@ impl Session {
             party: None,
             device: None,
             conclusion: assigned.conclusion(),
+            agent: assigned.agent(),
+            keys: replacement.has_spares().then(|| assigned.keys().clone()),
+            replacement,
+            replace_after,
             assigned: Some(assigned),
             others: others.collect(),
             claims: Claims::new(plan.roster.threshold()),
@@ -360,10 +386,9 @@ impl Session {
             Event::Begin { again } => self.begin(again),
             Event::Inputs(inputs) if self.phase == Phase::Running => self.inputs(inputs),
             Event::Header(header) => self.header(header),
-            Event::Linked(peer) => self.linked(peer),
-            Event::Lost { peer, reason } => self.lost(peer, reason),
-            Event::Unreachable { peer, reason } => self.unreachable(peer, reason),
-            Event::Message { from, bytes } => self.message(from, &bytes),
+            Event::Linked(_) | Event::Lost { .. } | Event::Unreachable { .. } | Event::Message { .. } => {
+                self.of_agent(event)
+            }
             Event::Timer(timer) => self.timer(timer),
             Event::Stop(reason) if self.phase == Phase::Running => Err(Failed(reason)),
             Event::Leave if self.phase == Phase::Running => self.leave(),
@@ -376,6 +401,7 @@ impl Session {
 
     fn begin(&mut self, again: bool) -> Step {
         self.arm(Timer::StartPatience, self.patience);
+        self.begin_replacing()?;
         self.again = again;
         if !again {
             return Ok(());
@@ -435,7 +461,10 @@ impl Session {
     fn make_again(&mut self, from: Option<Resume>) -> Step {
         self.party = None;
         let kept = self.keep.setup(&self.key, self.manifest.digest(), &Limits::unlimited()).map_err(Failed)?;
-        self.assigned = Some(kept.0);
+        let Duty::Node(assigned) = kept.0 else {
+            return Err(Failed("its setup is that of a spare that has no slot".to_owned()));
+        };
+        self.assigned = Some(assigned);
         (self.again, self.started, self.expanding) = (true, false, false);
         (self.headers, self.round, self.fed, self.asked) = (0, None, None, None);
         self.wanted.clear();
@@ -626,7 +655,7 @@ impl Session {
         let Some(other) = self.others.get_mut(&peer) else { return Ok(()) };
         tracing::warn!(%peer, reason, "no link");
         other.lost = Some(reason.clone());
-        if self.phase == Phase::Running && !other.was_linked && self.plan.spare() == 0 {
+        if self.phase == Phase::Running && !other.was_linked && self.plan.spare() == 0 && !self.may_be_replaced() {
             return Err(Failed(format!("no link with {peer}: {reason}")));
         }
         Ok(())
@@ -649,7 +678,9 @@ impl Session {
             return Ok(());
         }
         let left = 1 + self.others.values().filter(|other| other.over.is_none()).count();
-        if left < self.plan.needed() || self.liars.len() > usize::from(self.plan.roster.threshold()) {
+        if left < self.plan.needed() && !self.may_be_replaced()
+            || self.liars.len() > usize::from(self.plan.roster.threshold())
+        {
             return Err(Failed(reason));
         }
         tracing::warn!(%peer, reason, "the job goes on without a node");
@@ -676,6 +707,8 @@ impl Session {
             Some(Peer::Abort(reason)) => self.over(from, format!("{from} says: {reason}")),
             Some(Peer::Behind { round }) => self.serve(from, round as usize),
             Some(Peer::Words { round, transcript, words }) => self.claim(from, round as usize, transcript, words),
+            // What concerns agents is taken before.
+            Some(Peer::Missing { .. } | Peer::Vote(_) | Peer::Replaced(_) | Peer::Keys { .. }) => Ok(()),
             None => {
                 let what = "something that does not belong here: it runs another version or sends garbage";
                 self.liar(from, format!("{from} sent {what}"))
@@ -1006,6 +1039,7 @@ impl Session {
                 self.loose = false;
                 Ok(self.store.sync()?)
             }
+            (Timer::Replace, Phase::Running | Phase::Done) => self.tick(),
             (Timer::Linger, Phase::Done | Phase::Failed) => {
                 self.close();
                 Ok(())
@@ -1045,7 +1079,7 @@ impl Session {
     fn not_linked(&self) -> String {
         let missing = self.others.iter().filter(|(_, other)| !other.linked).map(|(slot, other)| {
             let why = other.lost.as_ref().map_or(String::new(), |lost| format!(" ({lost})"));
-            format!("{slot} at {}{why}", self.addresses[slot.index()])
+            format!("{slot} at {}{why}", self.address(*slot))
         });
         format!(
             "no link with {} within {} s: see whether they run, are reached there, and have got the job",
@@ -1058,7 +1092,7 @@ impl Session {
 
     fn send_message(&mut self, to: Slot, message: Message) {
         self.sent += message.len() as u64 + 4;
-        self.out.push(Action::Send { to, message });
+        self.out.push(Action::Send { to: self.replacement.agent(to), message });
     }
 
     fn send(&mut self, to: Slot, message: &Peer<'_>) {
@@ -1090,8 +1124,9 @@ impl Session {
         if let Err(error) = self.store.drop_segments_below(self.nonce, self.segments()) {
             tracing::warn!(%error, "the segments of a finished job could not be dropped");
         }
-        self.out.push(Action::Ended(Ok(concluded)));
+        self.out.push(Action::Ended(Ok(Some(concluded))));
         self.tell(&Peer::Done);
+        self.tell_waiting(&Peer::Done);
         self.arm(Timer::Linger, self.patience);
         Ok(())
     }
@@ -1122,6 +1157,7 @@ impl Session {
         self.out.push(Action::Ended(Err(reason.to_owned())));
         self.failure = one_line(reason);
         self.tell(&Peer::Abort(self.failure.clone()));
+        self.tell_waiting(&Peer::Abort(self.failure.clone()));
         self.arm(Timer::Linger, LINGER);
     }
 

@@ -15,13 +15,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::replace::Note;
 use crate::field::Fp61;
 use crate::field::slice::{as_bytes, decode_words, encode_words};
-use crate::job::{Assigned, Assignment, CheckedManifest, Limits, SignedManifest};
+use crate::job::{Assignment, CheckedManifest, Duty, Limits, SignedManifest};
 use crate::keys::SecretKey;
 use crate::program::plan::Plan;
 use crate::roster::Slot;
 use crate::seal::{SealInfo, Sealed, open, seal};
+use crate::sharing::SlotKeys;
 use crate::store::{Nonce, Store};
 use crate::transcript::SignedHeader;
 
@@ -36,6 +38,8 @@ const INPUTS: u64 = 1 << 32;
 const HEADERS: u64 = 2 << 32;
 const WORDS: u64 = 3 << 32;
 const CHECKPOINTS: u64 = 4 << 32;
+/// who takes over whose slot
+const NOTES: u64 = 16 << 32;
 
 /// What a node was told when the job began.
 #[derive(Serialize, Deserialize)]
@@ -103,7 +107,8 @@ impl Keep {
         self.store.part(self.nonce, part).map_err(|e| e.to_string())
     }
 
-    /// Keeps what the owner and the nodes of the job are.
+    /// Keeps what the owner and the agents of the job are. `slot` is the agent's, and for a
+    /// spare that has none its number.
     pub(super) fn put_setup(
         &self,
         key: &SecretKey,
@@ -126,23 +131,48 @@ impl Keep {
         key: &SecretKey,
         digest: [u8; 32],
         limits: &Limits,
-    ) -> Result<(Assigned, Vec<String>), String> {
+    ) -> Result<(Duty, Vec<String>, u64), String> {
         let bytes = self.get(SETUP)?.ok_or("nothing is kept to take it up by: only Shamir jobs without packed bits and kings are taken up, by nodes that run without --no-recovery")?;
         let (slot, sealed): (u8, Sealed) = postcard::from_bytes(&bytes).map_err(|_| "its setup is damaged on disk")?;
-        let plain = open(key, &seal_info(key, digest, Slot(slot)), &sealed)
+        let slot = Slot(slot);
+        let plain = open(key, &seal_info(key, digest, slot), &sealed)
             .map_err(|_| "its setup does not open with this node's key, or is damaged on disk")?;
         let setup: Setup = postcard::from_bytes(&plain).map_err(|_| "its setup is of another release")?;
-        let assignment = Assignment::from_bytes(&setup.assignment).map_err(|e| e.to_string())?;
+        let mut assignment = Assignment::from_bytes(&setup.assignment).map_err(|e| e.to_string())?;
         let manifest =
             SignedManifest::verify(&assignment.manifest, setup.accepted, limits).map_err(|e| e.to_string())?;
         if manifest.digest() != digest || manifest.manifest().nonce != self.nonce {
             return Err("its setup is that of another job".to_owned());
         }
-        let assigned = Assigned::check(assignment, &key.public(), setup.accepted, limits).map_err(|e| e.to_string())?;
-        if setup.addresses.len() != usize::from(assigned.plan().roster.nodes()) {
-            return Err("its setup has not one address for each node".to_owned());
+        // A spare that was called has the slot's keys from other nodes.
+        let own = manifest.slot_of(&key.public()).is_some();
+        let called = !own && manifest.manifest().roster.has(slot);
+        let none = SlotKeys::Shamir(Default::default());
+        let keys = if called { Some(std::mem::replace(&mut assignment.keys, none)) } else { None };
+        let duty = Duty::check(assignment, &key.public(), setup.accepted, limits).map_err(|e| e.to_string())?;
+        if setup.addresses.len() != usize::from(manifest.agents()) {
+            return Err("its setup has not one address for each node and spare".to_owned());
         }
-        Ok((assigned, setup.addresses.clone()))
+        let duty = match (duty, keys) {
+            (Duty::Spare(reserve), Some(keys)) => Duty::Node(reserve.call(slot, keys).map_err(|e| e.to_string())?.0),
+            (duty, _) => duty,
+        };
+        Ok((duty, setup.addresses.clone(), setup.accepted))
+    }
+
+    /// Keeps a note, with everything before it, so that it may be said.
+    pub(super) fn put_note(&self, number: u32, note: Note) -> Result<(), String> {
+        self.put(NOTES + u64::from(number), &note.to_bytes())?;
+        self.store.sync().map_err(|e| e.to_string())
+    }
+
+    /// All notes, in order.
+    pub(super) fn notes(&self) -> Result<Vec<Note>, String> {
+        let mut notes = Vec::new();
+        while let Some(bytes) = self.get(NOTES + notes.len() as u64)? {
+            notes.push(Note::from_bytes(&bytes).ok_or("a note of who takes over a slot is damaged on disk")?);
+        }
+        Ok(notes)
     }
 
     /// Keeps all inputs.

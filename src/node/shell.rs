@@ -1,7 +1,7 @@
-//! What carries a [`Session`]: its thread, its links to the other nodes, its
+//! What carries an [`Actor`], a session or a spare: its thread, its links to the other nodes, its
 //! clock, and what others are told of it.
 //!
-//! The lower slot of two nodes dials, again and again while the job lasts; the
+//! The lower of two agents dials, nodes by their slots before spares, again and again while the job lasts; the
 //! higher accepts. A new link takes the place of the one before it: only the holder of
 //! the peer's key can make one, and whoever lets its own links break harms nobody else.
 //!
@@ -20,8 +20,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::session::{Action, Event, Session, Timer};
-use super::wire::{REASON_LIMIT, ToNode};
+use super::session::{Action, Event, Timer};
+use super::spare::Actor;
+use super::wire::{KEYS_LIMIT, REASON_LIMIT, ToNode};
 use super::{Node, Over, Parties, Running, lock};
 use crate::engine::largest_frame;
 use crate::keys::hex;
@@ -48,21 +49,21 @@ impl From<Event> for Letter {
 ///
 /// Adds the microseconds of checks to `checking`.
 pub(super) fn run(
-    mut session: Session,
+    mut actor: Actor,
     mut letters: UnboundedReceiver<Letter>,
     actions: &UnboundedSender<Action>,
     checking: &AtomicU64,
 ) {
     let mut check = None;
     loop {
-        let done = match if session.prepares() { Err(TryRecvError::Empty) } else { letters.try_recv() } {
-            Ok(letter) => session.step(letter.event),
+        let done = match if actor.prepares() { Err(TryRecvError::Empty) } else { letters.try_recv() } {
+            Ok(letter) => actor.step(letter.event),
             Err(TryRecvError::Disconnected) => return,
             // While nothing else is to be done it works ahead.
-            Err(TryRecvError::Empty) => match session.work() {
+            Err(TryRecvError::Empty) => match actor.work() {
                 Some(done) => done,
                 None => match letters.blocking_recv() {
-                    Some(letter) => session.step(letter.event),
+                    Some(letter) => actor.step(letter.event),
                     None => return,
                 },
             },
@@ -93,7 +94,7 @@ pub(super) struct Shell {
     pub(super) node: Arc<Node>,
     pub(super) job: Arc<Running>,
     pub(super) plan: Arc<Plan>,
-    /// where the nodes can be dialled, in slot order
+    /// where the agents can be dialled, nodes first
     pub(super) addresses: Vec<String>,
     pub(super) letters: UnboundedSender<Letter>,
     pub(super) actions: UnboundedReceiver<Action>,
@@ -134,14 +135,14 @@ impl Shell {
     /// Runs the job to its end and says it to everybody concerned.
     pub(super) async fn run(self) {
         let Self { node, job, plan, addresses, letters, mut actions, mut links, mut stop, place } = self;
-        let frame_limit = largest_frame(&plan).max(REASON_LIMIT) + 1;
+        let frame_limit = largest_frame(&plan).max(REASON_LIMIT).max(KEYS_LIMIT) + 1;
         let mut limits = node.config.net.clone();
         // Peers that are waited for never find their queue full.
         limits.queue = limits.queue.max(u32::try_from(FRAMES * frame_limit).unwrap_or(u32::MAX));
         let mut driver = Driver {
             mesh: LinkMesh::new(&limits),
             frame_limit,
-            room: Arc::new(Semaphore::new(4 * usize::from(plan.roster.nodes()))),
+            room: Arc::new(Semaphore::new(4 * addresses.len())),
             addresses,
             letters,
             place,
@@ -151,8 +152,8 @@ impl Shell {
             node,
             job,
         };
-        for slot in plan.roster.slots() {
-            driver.dial(slot, Duration::ZERO);
+        for agent in (1..=driver.job.manifest.agents()).map(Slot) {
+            driver.dial(agent, Duration::ZERO);
         }
         loop {
             let due = driver.timers.iter().map(|(timer, at)| (*at, *timer)).min();
@@ -201,8 +202,14 @@ impl Driver {
                 self.job.status.send_modify(|status| (status.round, status.rounds_of) = (round, of));
             }
             Action::Ended(ended) => {
-                let ended = ended.map(|concluded| drop(self.job.concluded.set(concluded)));
+                let ended =
+                    ended.map(|concluded| concluded.into_iter().for_each(|it| drop(self.job.concluded.set(it))));
                 self.ended(&ended);
+            }
+            Action::Called(slot) => {
+                let job = hex(&self.job.manifest.digest()[..8]);
+                tracing::warn!(job, %slot, "this spare takes over the slot of a node that has crashed");
+                self.job.status.send_modify(|status| status.waits = false);
             }
             // The session's thread keeps to itself what checks take.
             Action::Closed | Action::Check { .. } => {}
@@ -249,14 +256,14 @@ impl Driver {
 
     // --- links ------------------------------------------------------------------
 
-    /// Dials a higher slot, again and again.
+    /// Dials an agent after this one, again and again.
     fn dial(&mut self, slot: Slot, pause: Duration) {
-        if slot <= self.job.slot {
+        if slot <= self.job.agent {
             return;
         }
         let (node, address) = (Arc::clone(&self.node), self.addresses[slot.index()].clone());
         let digest = self.job.manifest.digest();
-        let key = self.job.manifest.node(slot).map(|key| *key.identity()).unwrap_or_default();
+        let key = self.job.manifest.agent(slot).map(|key| *key.identity()).unwrap_or_default();
         self.dials.spawn(async move {
             sleep(pause).await;
             // The session's end ends the dialling.

@@ -9,14 +9,15 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::session::{self, Event, Session};
+use super::session::Event;
 use super::setup::Keep;
 use super::shell::{self, Letter, Shell};
+use super::spare::{Actor, Means};
 use super::visit::Answering;
 use super::wire::{ADDRESS_LIMIT, ToNode, ToOwner, UPLOAD_LIMIT};
 use super::{Node, Running, Status, lock, short};
 use crate::entropy::Entropy;
-use crate::job::{Assigned, Assignment, InputEntry, SignedManifest};
+use crate::job::{Assignment, Duty, InputEntry, SignedManifest};
 use crate::keys::hex;
 use crate::net::NetError;
 use crate::net::link::Link;
@@ -44,17 +45,18 @@ pub(super) async fn begin(
         format!("this node runs {} jobs already, which is its limit: try again later", node.config.max_jobs)
     })?;
     let (checking, assignment) = (Arc::clone(node), Zeroizing::new(assignment.to_vec()));
-    let assigned =
-        tokio::task::spawn_blocking(move || check(&checking, &peer, &assignment, &addresses).map(|a| (a, addresses)));
-    let (assigned, addresses) = assigned.await.unwrap_or_else(|_| Err("the job could not be checked".to_owned()))?;
-    start(node, assigned, addresses, Some(place), false)
+    let duty = tokio::task::spawn_blocking(move || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs());
+        check(&checking, &peer, &assignment, &addresses, now).map(|duty| (duty, (addresses, now)))
+    });
+    let (duty, told) = duty.await.unwrap_or_else(|_| Err("the job could not be checked".to_owned()))?;
+    start(node, duty, told, Some(place), false)
 }
 
 /// Everything that can be said before the job costs anything but planning;
 /// its nonce is noted at the end.
-fn check(node: &Node, peer: &[u8; 32], bytes: &[u8], addresses: &[String]) -> Result<Assigned, String> {
+fn check(node: &Node, peer: &[u8; 32], bytes: &[u8], addresses: &[String], now: u64) -> Result<Duty, String> {
     let assignment = Assignment::from_bytes(bytes).map_err(|e| e.to_string())?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs());
     let Node { config, .. } = node;
     let manifest = SignedManifest::verify(&assignment.manifest, now, &config.limits).map_err(|e| e.to_string())?;
     let signer = manifest.manifest().owner;
@@ -65,38 +67,43 @@ fn check(node: &Node, peer: &[u8; 32], bytes: &[u8], addresses: &[String]) -> Re
             short(peer)
         ));
     }
-    let nodes = usize::from(manifest.manifest().roster.nodes());
-    if addresses.len() != nodes || addresses.iter().any(|address| address.len() > ADDRESS_LIMIT) {
+    let agents = usize::from(manifest.agents());
+    if addresses.len() != agents || addresses.iter().any(|address| address.len() > ADDRESS_LIMIT) {
         return Err(format!(
-            "{} addresses came for {nodes} nodes; expected one of at most {ADDRESS_LIMIT} bytes for each",
+            "{} addresses came for {agents} nodes and spares; expected one of at most {ADDRESS_LIMIT} bytes for each",
             addresses.len()
         ));
     }
     let node_key = config.key.public();
-    let assigned = Assigned::check(assignment, &node_key, now, &config.limits).map_err(|e| e.to_string())?;
+    let duty = Duty::check(assignment, &node_key, now, &config.limits).map_err(|e| e.to_string())?;
     let nonce = manifest.manifest().nonce;
     config.store.begin(nonce, manifest.digest()).map_err(|e| e.to_string())?;
-    if config.recovery && assigned.plan().replays() {
+    if matches!(duty, Duty::Spare(_)) && !config.recovery {
+        let reason = "this node keeps nothing on disk to take a slot over by (--no-recovery): name another spare";
+        config.store.fail(nonce, reason).map_err(|e| e.to_string())?;
+        return Err(reason.to_owned());
+    }
+    if config.recovery && duty.plan().replays() {
         let keep = Keep::new(Arc::clone(&config.store), nonce);
-        let kept = keep.put_setup(&config.key, &manifest, assigned.slot(), (bytes, addresses), now);
+        let kept = keep.put_setup(&config.key, &manifest, duty.agent(), (bytes, addresses), now);
         if let Err(reason) = kept {
             config.store.fail(nonce, &reason).map_err(|e| e.to_string())?;
             return Err(reason);
         }
     }
-    Ok(assigned)
+    Ok(duty)
 }
 
 /// From here on the job runs, and ends only through its session; again, if an
 /// earlier process has begun it.
 pub(super) fn start(
     node: &Arc<Node>,
-    assigned: Assigned,
-    addresses: Vec<String>,
+    duty: Duty,
+    (addresses, accepted): (Vec<String>, u64),
     place: Option<OwnedSemaphorePermit>,
     again: bool,
 ) -> Result<Begun, String> {
-    let manifest = assigned.manifest().clone();
+    let manifest = duty.manifest().clone();
     let digest = manifest.digest();
     let segments_of = manifest.stream().segments();
     let Ok(segments_of) = u32::try_from(segments_of) else {
@@ -110,19 +117,24 @@ pub(super) fn start(
     // A seed that others may know serves marked jobs and no others.
     let entropy = if manifest.manifest().insecure_seeded { node.config.entropy } else { Entropy::system() };
     let job = Arc::new(Running {
-        slot: assigned.slot(),
-        status: watch::Sender::new(Status { segments, segments_of, ..Status::default() }),
+        agent: duty.agent(),
+        status: watch::Sender::new(Status {
+            waits: matches!(duty, Duty::Spare(_)),
+            segments,
+            segments_of,
+            ..Status::default()
+        }),
         links,
         stop,
         manifest,
-        replays: node.config.recovery && assigned.plan().replays(),
+        replays: node.config.recovery && duty.plan().replays(),
         concluded: OnceLock::new(),
     });
-    let plan = Arc::clone(assigned.plan());
-    let session = Session::new(session::Setup {
+    let plan = Arc::clone(duty.plan());
+    let means = Means {
         checkpoints: plan.checkpoints(),
-        assigned,
         addresses: addresses.clone(),
+        accepted,
         key: Arc::clone(&node.config.key),
         store: Arc::clone(&node.config.store),
         entropy,
@@ -130,13 +142,15 @@ pub(super) fn start(
         deadline: node.config.deadline,
         patience: node.config.patience,
         recovery: node.config.recovery,
-    });
+        replace_after: node.config.replace_after,
+    };
+    let actor = Actor::new(duty, means);
     // The receiver is here: it is taken.
     let _ = letters.send(Event::Begin { again }.into());
     let checking = Arc::clone(&node.checking);
     let thread = std::thread::Builder::new().name(format!("job {}", hex(&digest[..4])));
     thread
-        .spawn(move || shell::run(session, letters_in, &actions_out, &checking))
+        .spawn(move || shell::run(actor, letters_in, &actions_out, &checking))
         .map_err(|error| format!("this node cannot start a thread: {error}"))?;
     let shell = Shell {
         node: Arc::clone(node),
@@ -156,7 +170,7 @@ pub(super) fn start(
         sessions.spawn(shell.run());
     }
     node.begun.send_modify(|count| *count += 1);
-    tracing::info!(job = hex(&digest[..8]), slot = %job.slot, again, "job begun");
+    tracing::info!(job = hex(&digest[..8]), agent = job.agent.0, again, "job begun");
     Ok(Begun { job, letters })
 }
 

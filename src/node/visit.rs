@@ -133,12 +133,11 @@ async fn other_node(node: &Arc<Node>, link: Link, manifest: [u8; 32]) {
     let until = Instant::now() + node.config.deadline;
     loop {
         if let Some(job) = node.speaking(&manifest) {
-            let dialler = job.manifest.manifest().nodes.iter().position(|key| *key.identity() == link.peer());
-            return match dialler.map(|index| crate::roster::Slot(index as u8 + 1)) {
+            return match job.manifest.agent_of(&link.peer()) {
                 // A session that has just ended drops the link, which says enough.
-                Some(slot) if slot < job.slot => drop(job.links.send((slot, link))),
+                Some(agent) if agent < job.agent => drop(job.links.send((agent, link))),
                 _ => {
-                    tracing::warn!(peer = label, "its key is no lower slot of the job it names");
+                    tracing::warn!(peer = label, "its key is none of those before this one in the job it names");
                     abort(link, "your key has no business with this job here".to_owned()).await;
                 }
             };
@@ -208,7 +207,10 @@ fn jobs(node: &Node, peer: &[u8; 32]) -> Vec<Told> {
         let jobs = lock(&node.jobs);
         let running = jobs.running.iter().filter(|(_, job)| Parties::of(&job.manifest).0.contains(peer));
         let state = |status: Status| {
-            let Status { segments, segments_of, round, rounds_of, .. } = status;
+            let Status { segments, segments_of, round, rounds_of, waits, .. } = status;
+            if waits && segments == segments_of {
+                return ToldState::Spare;
+            }
             ToldState::Running { segments, segments_of, round, rounds_of }
         };
         let running: Vec<_> = running
@@ -281,6 +283,9 @@ fn result(node: &Node, peer: &[u8; 32], manifest: &[u8; 32]) -> ToOwner {
     match node.config.store.state(nonce) {
         Ok(Some(JobState::Finished)) => {
             match node.config.store.record(nonce).map(|r| r.map(|r| postcard::from_bytes(&r))) {
+                Ok(Some(Ok(Kept { parties, concluded }))) if may(Some(&parties)) && concluded.is_empty() => {
+                    ToOwner::Failed("this spare was not needed: the job is done at its nodes".to_owned())
+                }
                 Ok(Some(Ok(Kept { parties, concluded }))) if may(Some(&parties)) => ToOwner::Concluded(concluded),
                 Ok(Some(Ok(_))) => unknown(),
                 Ok(Some(Err(_)) | None) => {

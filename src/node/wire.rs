@@ -18,6 +18,9 @@ use crate::field::Fp61;
 use crate::field::slice::{as_bytes, encode_words};
 use crate::job::Concluded;
 use crate::net::Message;
+use crate::prg::PrgKey;
+use crate::roster::{MAX_SUBSETS, Slot, Subset};
+use crate::sharing::SlotKeys;
 
 /// The longest first frame of an owner that the node serves: an assignment.
 pub(crate) const SUBMIT_LIMIT: usize = 4 << 20;
@@ -27,6 +30,10 @@ pub(crate) const INPUT_CHUNK: usize = 1 << 20;
 pub(crate) const UPLOAD_LIMIT: usize = INPUT_CHUNK + 1024;
 /// The longest reason that is told to others, in bytes.
 pub(crate) const REASON_LIMIT: usize = 512;
+/// The longest [`Peer::Keys`]: no roster has more subsets.
+pub(crate) const KEYS_LIMIT: usize = 16 + MAX_SUBSETS * SUBSET_KEY;
+/// Bytes of a subset with its key.
+const SUBSET_KEY: usize = 4 + 32;
 /// The longest address of a peer.
 pub(crate) const ADDRESS_LIMIT: usize = 256;
 
@@ -73,9 +80,16 @@ pub(crate) struct Told {
 /// How far a job is at a node.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToldState {
-    Running { segments: u32, segments_of: u32, round: u32, rounds_of: u32 },
+    Running {
+        segments: u32,
+        segments_of: u32,
+        round: u32,
+        rounds_of: u32,
+    },
     Done,
     Failed(String),
+    /// all data is there, and no slot is free
+    Spare,
 }
 
 /// From a node to an owner or reader.
@@ -163,7 +177,7 @@ impl ToOwner {
 }
 
 /// From node to node inside a job: one byte that says what, then the rest.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Peer<'a> {
     /// A frame of the engine.
     Frame(&'a [u8]),
@@ -181,9 +195,58 @@ pub(crate) enum Peer<'a> {
     Behind { round: u32 },
     /// What was opened in a round, 8 bytes a word, and the transcript after it.
     Words { round: u32, transcript: [u8; 32], words: &'a [u8] },
+    /// The slots that the sender misses, as a bit mask; the latest counts.
+    Missing { slots: u32 },
+    /// The sender's vote: this spare, counted from 1, is to take this slot.
+    Vote(Move),
+    /// It is decided: this spare has the slot.
+    Replaced(Move),
+    /// To the spare that has the slot: the sender's keys that the slot holds too.
+    Keys { slot: Slot, keys: SubsetKeys },
+}
+
+/// That a spare, counted from 1, takes a slot over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Move {
+    pub(crate) slot: Slot,
+    pub(crate) spare: u8,
+}
+
+impl std::fmt::Display for Move {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "spare {} for {}", self.spare, self.slot)
+    }
+}
+
+/// Keys of subsets, each of which its receiver compares with a signed hash.
+/// Wiped on drop, never printed.
+#[derive(Default)]
+pub(crate) struct SubsetKeys(pub(crate) Vec<(Subset, PrgKey)>);
+
+impl SubsetKeys {
+    /// Those of the keys that a slot holds too.
+    pub(crate) fn shared_with(keys: &SlotKeys, slot: Slot) -> Self {
+        match keys {
+            SlotKeys::Shamir(keys) => {
+                Self(keys.iter().filter(|(s, _)| s.contains(slot)).map(|(s, key)| (*s, key.clone())).collect())
+            }
+            SlotKeys::Spdz(_) => Self::default(),
+        }
+    }
+}
+
+impl std::fmt::Debug for SubsetKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} keys", self.0.len())
+    }
 }
 
 impl<'a> Peer<'a> {
+    /// The wire form of [`Peer::Keys`], wiped once it has left.
+    pub(crate) fn encode_keys(slot: Slot, keys: SubsetKeys) -> Message {
+        Message { head: Bytes::from_owner(Zeroizing::new(Self::Keys { slot, keys }.encode())), body: Bytes::new() }
+    }
+
     /// The wire form of [`Peer::Frame`]. Shares are not copied: they leave from
     /// where the engine has written them, for all receivers.
     pub(crate) fn encode_frame(frame: &Frame) -> Message {
@@ -202,6 +265,19 @@ impl<'a> Peer<'a> {
             Self::Abort(reason) => [&[3], reason.as_bytes()].concat(),
             Self::Behind { round } => [&[4][..], &round.to_le_bytes()].concat(),
             Self::Words { round, transcript, words } => [&[5], &round.to_le_bytes()[..], transcript, words].concat(),
+            Self::Missing { slots } => [&[6][..], &slots.to_le_bytes()].concat(),
+            Self::Vote(Move { slot, spare }) => vec![7, slot.0, *spare],
+            Self::Replaced(Move { slot, spare }) => vec![8, slot.0, *spare],
+            Self::Keys { slot, keys } => {
+                // Never grown: what is left behind would not be wiped.
+                let mut bytes = Vec::with_capacity(2 + SUBSET_KEY * keys.0.len());
+                bytes.extend([9, slot.0]);
+                for (subset, key) in &keys.0 {
+                    bytes.extend(subset.0.to_le_bytes());
+                    bytes.extend(key.0);
+                }
+                bytes
+            }
         }
     }
 
@@ -218,6 +294,16 @@ impl<'a> Peer<'a> {
                 let (round, rest) = rest.split_first_chunk()?;
                 let (transcript, words) = rest.split_first_chunk()?;
                 Some(Self::Words { round: u32::from_le_bytes(*round), transcript: *transcript, words })
+            }
+            (6, slots) => Some(Self::Missing { slots: u32::from_le_bytes(slots.try_into().ok()?) }),
+            (7, [slot, spare]) => Some(Self::Vote(Move { slot: Slot(*slot), spare: *spare })),
+            (8, [slot, spare]) => Some(Self::Replaced(Move { slot: Slot(*slot), spare: *spare })),
+            (9, [slot, keys @ ..]) if keys.len() <= SUBSET_KEY * MAX_SUBSETS => {
+                let keys = keys.chunks(SUBSET_KEY).map(|entry| {
+                    let (subset, key) = entry.split_first_chunk()?;
+                    Some((Subset(u32::from_le_bytes(*subset)), PrgKey(key.try_into().ok()?)))
+                });
+                Some(Self::Keys { slot: Slot(*slot), keys: SubsetKeys(keys.collect::<Option<_>>()?) })
             }
             _ => None,
         }
@@ -295,6 +381,7 @@ mod tests {
                 },
                 Told { manifest: [2; 32], state: ToldState::Done },
                 Told { manifest: [3; 32], state: ToldState::Failed("no".into()) },
+                Told { manifest: [4; 32], state: ToldState::Spare },
             ]),
         ];
         let peers = [
@@ -304,6 +391,10 @@ mod tests {
             Peer::Abort("why".into()),
             Peer::Behind { round: 258 },
             Peer::Words { round: 3, transcript: [9; 32], words: &[7; 8] },
+            Peer::Missing { slots: 5 },
+            Peer::Vote(Move { slot: Slot(3), spare: 1 }),
+            Peer::Replaced(Move { slot: Slot(3), spare: 1 }),
+            Peer::Keys { slot: Slot(3), keys: SubsetKeys(vec![(Subset(7), PrgKey([1; 32]))]) },
         ];
         for message in &to_node {
             assert_eq!(ToNode::decode(&message.encode()).as_ref(), Some(message));
@@ -312,12 +403,12 @@ mod tests {
             assert_eq!(ToOwner::decode(&message.encode()).as_ref(), Some(message));
         }
         for message in &peers {
-            assert_eq!(Peer::decode(&message.encode()).as_ref(), Some(message));
+            assert_eq!(Peer::decode(&message.encode()).unwrap().encode(), message.encode());
         }
         let mut all: Vec<String> = to_node.iter().map(|m| hex(&m.encode())).collect();
         all.extend(to_owner.iter().map(|m| hex(&m.encode())));
         all.extend(peers.iter().map(|m| hex(&m.encode())));
-        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 06 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 08 090301010101010101010101010101010101010101010101010101010101010101010001020304020202020202020202020202020202020202020202020202020202020202020201030303030303030303030303030303030303030303030303030303030303030302026e6f 000102 01 02 03776879 0402010000 050300000009090909090909090909090909090909090909090909090909090909090909090707070707070707");
+        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 06 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 08 090401010101010101010101010101010101010101010101010101010101010101010001020304020202020202020202020202020202020202020202020202020202020202020201030303030303030303030303030303030303030303030303030303030303030302026e6f040404040404040404040404040404040404040404040404040404040404040403 000102 01 02 03776879 0402010000 050300000009090909090909090909090909090909090909090909090909090909090909090707070707070707 0605000000 070301 080301 0903070000000101010101010101010101010101010101010101010101010101010101010101");
     }
 
     #[test]

@@ -25,7 +25,8 @@ use crate::node::wire::{INPUT_CHUNK, ToNode, ToOwner, ToldState, one_line};
 use crate::program::plan::Plan;
 use crate::roster::{Scheme, Slot};
 
-/// A node and where it is reached.
+/// A node or spare, and where it is reached. What is said of a spare names it by its number after
+/// the nodes: spare 1 of four nodes is node 5.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// its key, which it must prove to hold
@@ -163,7 +164,7 @@ pub enum ClientError {
     Runtime(std::io::Error),
 }
 
-/// Gives a job to its nodes. Returns when every node has verified and stored
+/// Gives a job to its nodes and spares. Returns when every one of them has verified and stored
 /// everything, so that the owner may leave; the job runs meanwhile. If this
 /// fails, or is dropped, the job ends at all nodes and its nonce is used up.
 pub async fn submit(
@@ -175,7 +176,7 @@ pub async fn submit(
 ) -> Result<(), ClientError> {
     must_own(owner, prepared.manifest())?;
     let stream = prepared.stream()?;
-    let peers = Peers::of(owner, prepared.manifest(), nodes, limits)?;
+    let peers = Peers::of(owner, prepared.manifest(), nodes, limits, true)?;
     let progress = Mutex::new(progress);
     let say = |p| report(&progress, p);
     let links = try_join_all(peers.slots().map(async |slot| {
@@ -186,7 +187,11 @@ pub async fn submit(
     .await?;
     let addresses: Vec<String> = peers.nodes.iter().map(|(_, node)| node.address.clone()).collect();
     let links = try_join_all(links.into_iter().map(async |(slot, mut link)| {
-        let assignment = prepared.assignment(slot).to_bytes();
+        let assignment = match prepared.manifest().node(slot) {
+            Some(_) => prepared.assignment(slot),
+            None => prepared.spare_assignment(),
+        };
+        let assignment = assignment.to_bytes();
         let frame = ToNode::Submit { assignment: &assignment, peers: addresses.clone() }.encode();
         send(slot, &mut link, &frame).await?;
         match hear(slot, &link.recv().await.map_err(net(slot))?)? {
@@ -274,6 +279,8 @@ pub enum JobState {
     Done,
     /// it ended without a result: why, in the node's words
     Failed(String),
+    /// the agent is a spare that holds all data and waits to take over
+    Spare,
 }
 
 /// The jobs whose result this key may have, at one node: those under way, then at most 256
@@ -291,6 +298,7 @@ pub async fn jobs(key: &SecretKey, slot: Slot, node: &Node, limits: &Limits) -> 
         }
         ToldState::Done => JobState::Done,
         ToldState::Failed(reason) => JobState::Failed(one_line(&reason)),
+        ToldState::Spare => JobState::Spare,
     };
     Ok(told.into_iter().map(|told| Job { manifest: told.manifest, state: state(told.state) }).collect())
 }
@@ -298,11 +306,11 @@ pub async fn jobs(key: &SecretKey, slot: Slot, node: &Node, limits: &Limits) -> 
 /// The longest list of jobs that is taken from a node.
 const JOBS_LIMIT: usize = 1 << 20;
 
-/// Ends a running job at all nodes that can be reached; the first node that
+/// Ends a running job at all nodes and spares that can be reached; the first that
 /// could not is the error. What is over stays as it is.
 pub async fn cancel(owner: &SecretKey, ticket: &Ticket, nodes: &[Node], limits: &Limits) -> Result<(), ClientError> {
     let (manifest, _) = ticket.check()?;
-    let peers = Peers::of(owner, &manifest, nodes, limits)?;
+    let peers = Peers::of(owner, &manifest, nodes, limits, true)?;
     let frame = ToNode::Cancel { manifest: manifest.digest() }.encode();
     let asked = futures_util::future::join_all(peers.slots().map(async |slot| {
         let mut link = peers.connect(slot).await?;
@@ -334,7 +342,7 @@ async fn results(
     progress: impl FnMut(Progress),
 ) -> Result<Vec<Concluded>, ClientError> {
     let (manifest, plan) = ticket.check()?;
-    let peers = Peers::of(key, &manifest, nodes, limits)?;
+    let peers = Peers::of(key, &manifest, nodes, limits, false)?;
     let limit = longest_result(&plan).max(limits.first_frames);
     let progress = Mutex::new(progress);
     let asked = Asked { peers: &peers, manifest: manifest.digest(), limit, wait };
@@ -439,7 +447,7 @@ impl Asked<'_> {
     }
 }
 
-/// The nodes of a job in slot order, and how to reach them.
+/// The nodes of a job in slot order, its spares after them, and how to reach them.
 struct Peers<'a> {
     nodes: Vec<(Slot, &'a Node)>,
     identity: Identity,
@@ -452,13 +460,16 @@ impl<'a> Peers<'a> {
         manifest: &CheckedManifest,
         nodes: &'a [Node],
         limits: &'a Limits,
+        spares: bool,
     ) -> Result<Self, ClientError> {
         let signed = manifest.manifest();
         let find = |(slot, key): (Slot, &PublicKey)| {
             let node = nodes.iter().find(|node| node.key == *key);
             Ok((slot, node.ok_or_else(|| ClientError::NoAddress { slot, key: key.short() })?))
         };
-        let nodes = signed.roster.slots().zip(&signed.nodes).map(find).collect::<Result<_, ClientError>>()?;
+        let spares = signed.spares.iter().filter(|_| spares);
+        let agents = (1..).map(Slot).zip(signed.nodes.iter().chain(spares));
+        let nodes = agents.map(find).collect::<Result<_, ClientError>>()?;
         Ok(Self { nodes, identity: Identity::new(key).map_err(ClientError::Identity)?, limits })
     }
 

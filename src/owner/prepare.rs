@@ -12,7 +12,7 @@ use crate::material::{SegmentStream, input_corrections};
 use crate::program::plan::Plan;
 use crate::program::{Planning, Program};
 use crate::roster::{Roster, Slot};
-use crate::sharing::{Dealer, job_keys};
+use crate::sharing::{Dealer, SlotKeys, job_keys};
 use crate::transcript::root;
 
 /// When seeded jobs expire: at a fixed time, so that their manifest is reproducible.
@@ -28,6 +28,11 @@ pub struct Request<'a> {
     pub planning: Planning,
     /// the nodes' keys in slot order
     pub nodes: &'a [PublicKey],
+    /// the keys of agents that may take over the slots of crashed nodes, at most
+    /// [`MAX_SPARES`](crate::job::MAX_SPARES), under Shamir with n ≥ 3t + 1, on plans that open
+    /// all to all without packed bits. **They are to be trusted like nodes:** an adversary who
+    /// controls the network can have an honest node's slot given to one of them
+    pub spares: &'a [PublicKey],
     /// values by the inputs' names, row-major, in real units
     pub inputs: &'a BTreeMap<String, Vec<f64>>,
     /// keys by the names of readers; whoever owns an input under that name is
@@ -54,7 +59,7 @@ pub struct Prepared {
 /// Prepares a job: plans the program, draws a nonce, masks the inputs and
 /// signs the manifest. Costs one expansion of the inputs' masks per key.
 pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) -> Result<Prepared, OwnerError> {
-    let Request { program, roster, planning, nodes, inputs, readers, expires, note } = *request;
+    let Request { program, roster, planning, nodes, spares, inputs, readers, expires, note } = *request;
     let plan = Arc::new(program.plan_with(roster, planning)?);
     let words = program.encode_inputs(inputs)?;
     let mut nonce = [0; 32];
@@ -86,6 +91,7 @@ pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) 
         owner: owner.public(),
         roster,
         nodes: nodes.to_vec(),
+        spares: spares.to_vec(),
         epoch: 0,
         planning,
         program: program.digest(),
@@ -101,6 +107,8 @@ pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) 
     };
     let signed = manifest.sign(owner)?.to_bytes();
     let manifest = SignedManifest::verify(&signed, 0, &Limits::unlimited())?;
+    // Spares may be more than the plan can make use of.
+    manifest.check_spares(&plan)?;
     let program = program.to_bytes();
     Ok(Prepared { owner: Arc::clone(owner), signed, manifest, program, plan, dealer, inputs: corrections })
 }
@@ -117,6 +125,11 @@ impl Prepared {
     /// What the node at a slot is sent first, over a link pinned to its key.
     pub fn assignment(&self, slot: Slot) -> Assignment {
         let keys = self.dealer.slot_keys(slot);
+        Assignment { manifest: self.signed.clone(), program: self.program.clone(), keys }
+    }
+    /// What each spare is sent first: the same without keys.
+    pub fn spare_assignment(&self) -> Assignment {
+        let keys = SlotKeys::Shamir(BTreeMap::new());
         Assignment { manifest: self.signed.clone(), program: self.program.clone(), keys }
     }
     /// The Δ of each input, in the plan's order; the same for all nodes.

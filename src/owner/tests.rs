@@ -45,6 +45,7 @@ impl Done {
             program: &program,
             roster,
             nodes: &nodes.iter().map(SecretKey::public).collect::<Vec<_>>(),
+            spares: &[],
             inputs: &BTreeMap::from([("x".to_owned(), vec![-3.0, 4.0])]),
             readers: &BTreeMap::from([("bob".to_owned(), bob.public())]),
             expires: 0,

@@ -76,6 +76,9 @@ impl Party for Doomed {
     fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), EngineError> {
         self.survivor.restore(checkpoint)
     }
+    fn blames(&self, peer: Slot) -> bool {
+        self.survivor.blames(peer)
+    }
     fn progress(&self) -> (usize, usize) {
         self.survivor.progress()
     }

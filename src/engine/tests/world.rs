@@ -78,8 +78,17 @@ pub fn planned_job(
     let nodes: Vec<_> = roster.slots().map(|s| SecretKey::insecure_from_seed(seed, &format!("node {}", s.0))).collect();
     let public: Vec<_> = nodes.iter().map(SecretKey::public).collect();
     let readers = program.outputs().iter().map(|o| (o.reader.clone(), owner.public())).collect();
-    let request =
-        Request { program, roster, planning, nodes: &public, inputs, readers: &readers, expires: 0, note: "" };
+    let request = Request {
+        program,
+        roster,
+        planning,
+        nodes: &public,
+        spares: &[],
+        inputs,
+        readers: &readers,
+        expires: 0,
+        note: "",
+    };
     let job = prepare(&owner, &request, Entropy::insecure_from_seed(seed)).unwrap();
     (job, owner, nodes)
 }

@@ -64,7 +64,7 @@ fn newest(case: &Case, keep: &Keep) -> Option<u64> {
 /// Runs the attack at several moments: at how many, and at how many of them the node began at
 /// a checkpoint in spite of it.
 fn outlived(attack: Attack) -> (usize, usize) {
-    let mut case = case("(5, 1), long", Roster::shamir(5, 1).unwrap(), 0, 8);
+    let mut case = case("(5, 1), long", Roster::shamir(5, 1).unwrap(), 0, 8, 0);
     let runs = 1..=12;
     (12, runs.filter(|seed| attacked(&mut case, *seed, attack)).count())
 }
