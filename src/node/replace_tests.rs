@@ -175,14 +175,21 @@ fn the_slot_of_a_liar_is_never_given_to_a_spare() {
 fn the_old_holder_is_turned_away_when_it_comes_back() {
     let mut case = four(1);
     let mut world = World::new(&mut case, 1, kills(&[(3000, 2, Some(57_000))]));
-    // The spare is heard only when the old holder is back.
+    // The spare is heard only when the old holder is back, which says what no node says.
     world.hook = Some(Box::new(|now, from, _, bytes| {
+        if from == Slot(2) && now > 60_000 {
+            *bytes = vec![99];
+        }
         !mute(from, bytes) && (from != SPARE || bytes[0] != FRAME || now > 100_000)
     }));
     world.run();
     has_all_results(&world, &[1, 3, 4, 5]);
     let Some(Err(reason)) = &world.nodes[1].ended else { panic!("{:?}", world.nodes[1].ended) };
     assert!(reason.contains("spare 1 has taken its slot over"), "{reason}");
+    // Nobody listens to it as to the slot's holder, or the slot would be a liar's.
+    for agent in [1, 3, 4].map(Slot) {
+        assert_eq!(world.blamed(agent), []);
+    }
 }
 
 #[test]
