@@ -11,6 +11,20 @@ pub(super) const SERVE_BYTES: usize = 4 << 20;
 /// What a claim takes beside its words.
 pub(super) const CLAIM_BYTES: usize = 128;
 
+/// The round to which a node that is in round `now` must go back, for nodes that have forgotten
+/// more than it still says; `asks` are the rounds from which its peers ask, of whom t may lie.
+///
+/// More than t ask from there or from before, so that liars do not make it run in circles beside
+/// nodes that only wait; and more than t from there or from later, who can tell what was opened
+/// before, so that one node that has forgotten all does not cost the others what they know.
+pub(super) fn go_back_to(mut asks: Vec<usize>, threshold: u8, now: usize) -> Option<usize> {
+    let t = usize::from(threshold);
+    asks.sort_unstable();
+    let behind = *asks.get(t)?;
+    let known = asks[asks.len() - 1 - t];
+    Some(behind.max(known)).filter(|to| *to < now)
+}
+
 /// Claims that are not agreed yet. No peer takes more memory than the answer
 /// to one request has.
 pub(super) struct Claims {
@@ -111,6 +125,23 @@ mod tests {
         claims.add(Slot(4), 3, [2; 32], &[1; 8]);
         assert_eq!(claims.agreed(3), Some(([2; 32], vec![1; 8])));
         assert_eq!(claims.agreed(3), None);
+    }
+
+    #[test]
+    fn a_node_goes_back_for_more_than_t_and_to_where_more_than_t_are() {
+        let to = |asks: &[usize], now| go_back_to(asks.to_vec(), 1, now);
+        // All others are behind, whatever a liar says.
+        for liar in [0, 3, 7, 9] {
+            assert_eq!(to(&[5, 5, 5, liar], 9), Some(5));
+        }
+        // Nobody but a liar is, or too few are heard.
+        assert_eq!(to(&[0, 9], 9), None);
+        assert_eq!(to(&[9, 9, 9, 0], 9), None);
+        assert_eq!(to(&[0], 9), None);
+        assert_eq!(to(&[], 9), None);
+        // Others can tell the hindmost.
+        assert_eq!(to(&[9, 9, 5, 0], 9), None);
+        assert_eq!(to(&[7, 7, 5, 0], 9), Some(7));
     }
 
     #[test]

@@ -901,6 +901,19 @@ fn change_a_word(keep: &Keep, plan: &Plan) -> bool {
     true
 }
 
+/// A word that is none, or none at all.
+fn spoil_a_word(keep: &Keep, plan: &Plan) -> bool {
+    let end = keep.log_end(plan.opening_rounds()).unwrap();
+    let Some(round) = (end / 2).checked_sub(1) else { return false };
+    let (transcript, mut words) = keep.words(round).unwrap().unwrap();
+    match end % 2 {
+        0 => words[7] |= 0xe0,
+        _ => words.clear(),
+    }
+    keep.put_spoilt(round, &transcript, &words);
+    true
+}
+
 /// One word of the log, and all transcripts from there on, so that they fit.
 fn forge(keep: &Keep, plan: &Plan) -> bool {
     let end = keep.log_end(plan.opening_rounds()).unwrap();
@@ -935,7 +948,7 @@ fn forge(keep: &Keep, plan: &Plan) -> bool {
 #[test]
 fn a_log_that_was_changed_on_disk_is_not_spoken_from() {
     let mut case = case("(5, 1), long", Roster::shamir(5, 1).unwrap(), 0, 8, 0);
-    for damage in [change_a_word as Damage, forge] {
+    for damage in [change_a_word as Damage, spoil_a_word, forge] {
         let mut sum = Tally::default();
         for seed in 1..40 {
             let kills = vec![(1000 + 50 * seed, Slot(1 + (seed % 5) as u8), Some(3000))];

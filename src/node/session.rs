@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::catch_up::{CLAIM_BYTES, Claims, SERVE_BYTES};
+use super::catch_up::{CLAIM_BYTES, Claims, SERVE_BYTES, go_back_to};
 use super::checkpoints::Checkpoints;
 use super::replace::Replacement;
 use super::resume::{Resume, Start};
-use super::setup::{Keep, Opened};
+use super::setup::{Keep, opened_words};
 use super::wire::{Peer, one_line};
 use super::{Kept, Parties};
 use crate::backend::{Device, Devices, Opened as OpenedDevice};
@@ -272,6 +272,8 @@ pub(super) struct Session {
     overdue: u32,
     /// the end of the log is not durable yet
     loose: bool,
+    /// what was opened below this round is told as far as it is on disk, though this node does not use it
+    tells: usize,
     sent: u64,
     received: u64,
     out: Vec<Action>,
@@ -333,6 +335,7 @@ impl Session {
             asked: None,
             overdue: 0,
             loose: false,
+            tells: 0,
             sent: 0,
             received: 0,
             out: Vec::new(),
@@ -438,28 +441,30 @@ impl Session {
 
     /// Where this node must go back to, if it waits for nodes that it is too far ahead of:
     /// they have forgotten more than it still says, and too few of them know what was
-    /// opened there. It is the last round before which more than t of them know all.
+    /// opened there.
     fn too_far_ahead(&self) -> Option<usize> {
-        let asks = self.others.values().filter_map(|other| other.asks);
+        let asks = self.others.values().filter(|other| other.over.is_none()).filter_map(|other| other.asks);
         // Who asked earlier may have what it needs by now.
-        let mut asks: Vec<usize> = asks.filter(|asked| asked.1 + 2 >= self.overdue).map(|asked| asked.0).collect();
-        asks.sort_unstable_by_key(|round| std::cmp::Reverse(*round));
-        // More than t: one of them is honest, and this is not made to run in circles.
-        let to = *asks.get(usize::from(self.plan.roster.threshold()))?;
-        let waits = self.started && self.keeps && self.overdue >= 3;
-        (waits && to < self.now()).then_some(to)
+        let asks = asks.filter(|asked| asked.1 + 2 >= self.overdue).map(|asked| asked.0).collect();
+        // While segments come it cannot be made again, and they are what it waits for.
+        let waits = self.started && self.keeps && self.overdue >= 3 && self.headers >= self.segments();
+        go_back_to(asks, self.plan.roster.threshold(), self.now()).filter(|_| waits)
     }
 
     /// Does what a node does that was killed, and says again all that it said from there on.
     fn go_back(&mut self, to: usize) -> Step {
         tracing::warn!(to, from = self.now(), "others have lost what was opened: this node goes back for them");
         let from = self.on_disk()?.and_then(|from| from.back_to(to));
+        self.tells = self.plan.opening_rounds();
         self.make_again(from)
     }
 
-    /// Makes the party a second time in this process.
+    /// Makes the party a second time in this process: only where what it says again is what it
+    /// has said.
     fn make_again(&mut self, from: Option<Resume>) -> Step {
+        debug_assert!(self.keeps);
         self.party = None;
+        self.arm(Timer::StartPatience, self.patience);
         let kept = self.keep.setup(&self.key, self.manifest.digest(), &Limits::unlimited()).map_err(Failed)?;
         let Duty::Node(assigned) = kept.0 else {
             return Err(Failed("its setup is that of a spare that has no slot".to_owned()));
@@ -501,6 +506,7 @@ impl Session {
             }
         } else {
             tracing::warn!("what the disk holds of a job is not what was opened: the rest is asked for anew");
+            self.tells = 0;
             if let Some(resume) = resume.without() {
                 self.log = Log::Unconfirmed(resume);
                 self.ask_again();
@@ -518,6 +524,8 @@ impl Session {
             && let Log::Unconfirmed(resume) = std::mem::replace(&mut self.log, Log::Until(0))
         {
             self.log = resume.less().map_or(Log::Until(0), Log::Unconfirmed);
+            // Nobody has contradicted it either.
+            self.tells = self.plan.opening_rounds();
             self.ask_again();
         }
         self.start_if_ready()
@@ -851,7 +859,7 @@ impl Session {
         // words are public, and nobody takes them from one node.
         match self.log {
             Log::Unconfirmed(_) => self.plan.opening_rounds(),
-            Log::Until(end) => self.now().max(end),
+            Log::Until(end) => self.now().max(end).max(self.tells),
         }
     }
 
@@ -919,6 +927,8 @@ impl Session {
         let (mut round, mut bytes) = (from.saturating_sub(1), 0);
         while round < self.held()
             && let Some((transcript, words)) = self.keep.words(round).map_err(Failed)?
+            // A changed disk does not make this node a liar.
+            && opened_words(&self.plan, round, &words).is_ok()
         {
             let len = words.len() + CLAIM_BYTES;
             if bytes > 0 && bytes + len > SERVE_BYTES {
@@ -946,7 +956,7 @@ impl Session {
         if self.phase != Phase::Running || self.party.is_none() || !self.plan.replays() || round < self.now() {
             return Ok(());
         }
-        if let Err(what) = Opened::decode(&self.plan, round, transcript, words) {
+        if let Err(what) = opened_words(&self.plan, round, words) {
             return self.liar(from, format!("{from} sent {what}"));
         }
         self.claims.add(from, round, transcript, words);
@@ -961,10 +971,25 @@ impl Session {
         self.catching_up = true;
         while self.phase == Phase::Running && self.started && self.fed != Some(self.now()) {
             let round = self.now();
-            let Some((transcript, words)) = self.known(round)? else { break };
+            let Some((transcript, bytes)) = self.known(round)? else {
+                if round >= self.log.end() {
+                    break;
+                }
+                took = true;
+                self.drop_log(&format!("what was opened in round {round} is not there"))?;
+                continue;
+            };
+            let words = match opened_words(&self.plan, round, &bytes) {
+                Err(what) if round < self.log.end() => {
+                    took = true;
+                    self.drop_log(&what)?;
+                    continue;
+                }
+                opened => opened.map_err(Failed)?,
+            };
             self.fed = Some(round);
             let before = self.out.len();
-            self.words(round, transcript, &words)?;
+            self.feed(engine::Event::Words { round, transcript, words })?;
             took = true;
             if self.now() > round && self.is_known(self.now()) {
                 // Nobody waits for what it says of a round that is over for others.
@@ -985,8 +1010,9 @@ impl Session {
 
     /// What the disk holds leads elsewhere than to the transcript that others have
     /// confirmed. Nothing was said of it: everything comes from them.
-    fn drop_log(&mut self, error: &EngineError) -> Step {
-        tracing::warn!(%error, "what the disk holds of a job was changed: the rest is asked for anew");
+    fn drop_log(&mut self, why: &dyn std::fmt::Display) -> Step {
+        tracing::warn!(%why, "what the disk holds of a job was changed: the rest is asked for anew");
+        self.tells = 0;
         let from = self.on_disk()?.and_then(Resume::without_log);
         self.make_again(from)
     }
@@ -996,17 +1022,11 @@ impl Session {
         if round >= self.log.end() {
             return Ok(self.claims.agreed(round));
         }
-        let logged = self.keep.words(round).map_err(Failed)?;
-        logged.map(Some).ok_or_else(|| Failed(format!("what was opened in round {round} is not on disk any more")))
+        self.keep.words(round).map_err(Failed)
     }
 
     fn is_known(&self, round: usize) -> bool {
         round < self.log.end() || self.claims.is_agreed(round)
-    }
-
-    fn words(&mut self, round: usize, transcript: [u8; 32], bytes: &[u8]) -> Step {
-        let Opened { transcript, words } = Opened::decode(&self.plan, round, transcript, bytes).map_err(Failed)?;
-        self.feed(engine::Event::Words { round, transcript, words })
     }
 
     // --- time -----------------------------------------------------------------------
@@ -1050,7 +1070,11 @@ impl Session {
 
     /// One more deadline has passed before the party could start.
     fn start_soon(&mut self) -> Step {
-        self.confirm_less()?;
+        // Fewer could confirm nothing; that they are not there says nothing of what they know.
+        let linked = self.others.values().filter(|other| other.linked && other.over.is_none()).count();
+        if linked > usize::from(self.plan.roster.threshold()) {
+            self.confirm_less()?;
+        }
         // Others may have started before this node was killed.
         self.start_without(self.again)?;
         if !self.started && self.party.is_some() {
