@@ -205,11 +205,18 @@ fn spares_are_distinct_parties_that_read_nothing_and_can_take_over() {
     let reason = checked().check_spares(&by_kings).unwrap_err().to_string();
     assert!(reason.contains("--openings all-to-all"), "{reason}");
     assert_eq!(checked().check_spares(&plan()), Ok(()));
-    // Spares are counted after the nodes.
-    assert_eq!(checked().agent(Slot(5)), Some(&node(5).public()));
-    assert_eq!((checked().agent(Slot(0)), checked().agent(Slot(6)), checked().agents()), (None, None, 5));
-    assert_eq!(checked().agent_of(node(5).public().identity()), Some(Slot(5)));
     assert_eq!((checked().slot_of(&node(5).public()), checked().node(Slot(5))), (None, None));
+}
+
+#[cfg(feature = "net")]
+#[test]
+fn spares_are_numbered_after_the_nodes() {
+    let mut m = manifest();
+    m.spares = vec![node(5).public()];
+    let checked = verify(&signed(&m)).unwrap();
+    assert_eq!(checked.agent(Slot(5)), Some(&node(5).public()));
+    assert_eq!((checked.agent(Slot(0)), checked.agent(Slot(6)), checked.agents()), (None, None, 5));
+    assert_eq!(checked.agent_of(node(5).public().identity()), Some(Slot(5)));
 }
 
 #[test]

@@ -169,6 +169,7 @@ impl SecretKey {
 
     /// The key under which a node keeps on disk what it alone may make and read. Independent
     /// of the others.
+    #[cfg(any(feature = "net", test))]
     pub(crate) fn keeping(&self) -> PrgKey {
         PrgKey(*derive(&self.seed, "beaverdam v1 keeping: a node's own checkpoints"))
     }
