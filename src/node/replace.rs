@@ -145,15 +145,22 @@ impl Replacement {
 
     pub(super) fn link(&mut self, agent: Slot) {
         self.linked.insert(agent);
+        // It says so again on each link, if it still does.
+        self.loaded.remove(&agent);
     }
     pub(super) fn unlink(&mut self, agent: Slot) {
         self.linked.remove(&agent);
+        self.loaded.remove(&agent);
         // It was there until now.
         self.heard.insert(agent);
         self.missed.remove(&agent);
     }
     pub(super) fn hear(&mut self, agent: Slot) {
         self.heard.insert(agent);
+    }
+    /// A spare has given up.
+    pub(super) fn unload(&mut self, agent: Slot) {
+        self.loaded.remove(&agent);
     }
     /// A spare holds all data.
     pub(super) fn is_loaded(&mut self, agent: Slot) {
@@ -269,8 +276,10 @@ impl Replacement {
     pub(super) fn may_fill(&self, slots: u32) -> bool {
         let gone = slots.count_ones() as usize;
         let free = usize::from(self.spares) - self.moved.len();
-        let replaced = self.moved.keys().filter(|slot| !contains(slots, **slot)).count();
-        gone <= free && usize::from(self.roster.nodes()) - gone - replaced >= self.roster.quorum()
+        let replaced = self.moved.len();
+        // A slot is filled once.
+        let again = self.moved.keys().any(|slot| contains(slots, *slot));
+        !again && gone <= free && usize::from(self.roster.nodes()) - gone - replaced >= self.roster.quorum()
     }
 }
 

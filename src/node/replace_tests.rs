@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Kept;
 use super::chaos::{Case, Chaos, World, case};
 use super::session::Event;
-use super::wire::{Move, Peer};
+use super::wire::{Move, Peer, SubsetKeys};
 use crate::engine::frame::{Frame, Header, Kind};
 use crate::job::Concluded;
 use crate::roster::{Roster, Slot};
@@ -126,6 +126,22 @@ fn a_key_that_is_not_the_signed_one_is_refused_and_the_next_holders_is_taken() {
         drop(world);
         assert!(changed > 0);
     }
+}
+
+/// All keys of a corrupt slot are known to the corrupt nodes. A spare that took it would be
+/// lost for the honest slot that is decided for it later.
+#[test]
+fn t_corrupt_nodes_do_not_call_a_spare_to_a_slot_of_their_own() {
+    let mut case = case("(7, 2) with a spare", Roster::shamir(7, 2).unwrap(), 0, 0, 1);
+    let spare = Slot(8);
+    let keys = SubsetKeys::shared_with(&case.job.assignment(Slot(1)).keys, Slot(1));
+    let keys = Peer::encode_keys(Slot(1), keys).joined();
+    let mut world = World::new(&mut case, 1, Chaos::default());
+    world.step(spare, Event::Linked(Slot(2)));
+    world.step(spare, Event::Message { from: Slot(2), bytes: keys.to_vec().into() });
+    world.run();
+    assert_eq!(world.nodes[spare.index()].slot, None);
+    has_all_results(&world, &[1, 2, 3, 4, 5, 6, 7]);
 }
 
 #[test]

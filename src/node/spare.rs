@@ -144,6 +144,8 @@ pub(super) struct Spare {
     headers: u64,
     /// keys that have their signed hash, by the slot for which they came
     keys: BTreeMap<Slot, BTreeMap<Subset, PrgKey>>,
+    /// who sent them
+    senders: BTreeMap<Slot, BTreeSet<Slot>>,
     /// nodes that are done, and that have given up
     done: BTreeSet<Slot>,
     over: BTreeSet<Slot>,
@@ -166,6 +168,7 @@ impl Spare {
             inputs: false,
             headers: 0,
             keys: BTreeMap::new(),
+            senders: BTreeMap::new(),
             done: BTreeSet::new(),
             over: BTreeSet::new(),
             called: None,
@@ -205,6 +208,9 @@ impl Spare {
             Event::Begin { again } => {
                 self.arm_patience();
                 if again {
+                    if !self.means.recovery {
+                        return Err("a node with --no-recovery cannot be a spare: start it without".to_owned());
+                    }
                     self.inputs = true;
                     self.headers = self.reserve.manifest().stream().segments();
                     // What it has once heard of others is heard again; it counts what is written down.
@@ -227,9 +233,12 @@ impl Spare {
                 taken?;
             }
             Event::Timer(Timer::Patience) => {
-                if !self.replacement.linked().any(|agent| self.replacement.is_node(agent)) {
+                let linked = self.replacement.linked().filter(|agent| self.replacement.is_node(*agent)).count();
+                if linked <= usize::from(self.reserve.manifest().manifest().roster.threshold()) {
                     let seconds = self.means.patience.as_secs_f32();
-                    return Err(format!("this spare has no link with any node of the job after {seconds} s"));
+                    return Err(format!(
+                        "this spare has links with {linked} nodes of the job after {seconds} s, too few to take over"
+                    ));
                 }
                 self.arm_patience();
             }
@@ -324,6 +333,7 @@ impl Spare {
             let hash = subsets.iter().zip(&signed.keys).find(|(s, _)| *s == subset).map(|(_, hash)| hash);
             if subset.contains(slot) && hash == Some(&KeyHash::of(key)) {
                 held.insert(*subset, key.clone());
+                self.senders.entry(slot).or_default().insert(from);
             } else {
                 tracing::warn!(%from, %slot, subset = subset.0, "a key that is not the signed one is refused");
             }
@@ -334,7 +344,11 @@ impl Spare {
     fn call_if_complete(&mut self) {
         let roster = self.reserve.manifest().manifest().roster;
         let needed = |slot: Slot| roster.subsets().iter().filter(|subset| subset.contains(slot)).count();
-        let complete = self.keys.iter().find(|(slot, keys)| keys.len() == needed(**slot)).map(|(slot, _)| *slot);
+        // A corrupt node's keys are known to all that are corrupt, who call nobody by themselves.
+        let called =
+            |slot: &Slot| self.senders.get(slot).is_some_and(|senders| senders.len() > usize::from(roster.threshold()));
+        let complete = |(slot, keys): &(&Slot, &BTreeMap<_, _>)| called(slot) && keys.len() == needed(**slot);
+        let complete = self.keys.iter().find(complete).map(|(slot, _)| *slot);
         if self.is_loaded() && self.called.is_none() {
             self.called = complete;
         }
@@ -358,8 +372,9 @@ impl Spare {
         let (assigned, assignment) = self.reserve.call(slot, keys).map_err(|e| e.to_string())?;
         let spare = self.reserve.agent().0 - self.reserve.manifest().manifest().roster.nodes();
         let (bytes, Means { key, addresses, accepted, .. }) = (assignment.to_bytes(), &self.means);
-        self.keep.put_setup(key, self.reserve.manifest(), slot, (&bytes, addresses), *accepted)?;
+        // In this order: with its setup alone, a process after this one would take the spare for another.
         self.keep.put_note(self.replacement.notes, Note::Decided(Move { slot, spare }))?;
+        self.keep.put_setup(key, self.reserve.manifest(), slot, (&bytes, addresses), *accepted)?;
         Ok(assigned)
     }
 

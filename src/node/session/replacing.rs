@@ -95,6 +95,7 @@ impl Session {
                 return Ok(());
             }
             Some(Peer::Ready) if slot.is_none() => self.replacement.is_loaded(agent),
+            Some(Peer::Abort(_)) if slot.is_none() => self.replacement.unload(agent),
             _ => return slot.map_or(Ok(()), |slot| self.message(slot, bytes)),
         }
         self.consider()
@@ -112,7 +113,11 @@ impl Session {
                 self.post_nodes(&Peer::Vote(vote));
             }
         }
-        for Move { slot, .. } in self.replacement.moves().collect::<Vec<_>>() {
+        for decided in self.replacement.moves().collect::<Vec<_>>() {
+            let slot = decided.slot;
+            for to in self.replacement.linked().collect::<Vec<_>>() {
+                self.post(to, &Peer::Replaced(decided));
+            }
             if self.others.get(&slot).is_some_and(|other| !other.begun) {
                 self.hand_over(slot);
             }
