@@ -207,6 +207,7 @@ impl Spare {
             _ if self.ended => {}
             Event::Begin { again } => {
                 self.arm_patience();
+                self.arm_tick();
                 if again {
                     if !self.means.recovery {
                         return Err("a node with --no-recovery cannot be a spare: start it without".to_owned());
@@ -242,6 +243,17 @@ impl Spare {
                 }
                 self.arm_patience();
             }
+            // Again each time: it may have been dropped, and votes be split over several spares.
+            Event::Timer(Timer::Replace) => {
+                self.arm_tick();
+                if self.is_loaded() {
+                    self.replacement
+                        .linked()
+                        .collect::<Vec<_>>()
+                        .into_iter()
+                        .for_each(|to| self.post(to, &Peer::Ready));
+                }
+            }
             Event::Timer(_) => {}
             Event::Stop(reason) => return Err(reason),
             Event::Leave => {
@@ -254,6 +266,11 @@ impl Spare {
             }
         }
         Ok(())
+    }
+
+    fn arm_tick(&mut self) {
+        let after = self.means.replace_after / u32::from(Replacement::TICKS);
+        self.out.push(Action::Arm { timer: Timer::Replace, after });
     }
 
     fn arm_patience(&mut self) {
