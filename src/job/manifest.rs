@@ -390,7 +390,7 @@ impl Manifest {
             let expected = format!("at most {MAX_SPARES}");
             return Err(ManifestError::Count { what: "spares", found: self.spares.len(), expected });
         }
-        // Else readers, who take 2t + 1 receipts of nodes, could lack them once one is replaced.
+        // Else readers, who take 2t + 1 receipts of nodes, lack them once one is replaced even if all others are honest.
         if !self.spares.is_empty() && !self.roster.local_products() {
             let reason = format!("but {} leaves none over: use Shamir with at least 3t + 1 nodes", self.roster);
             return Err(ManifestError::Spares { reason });

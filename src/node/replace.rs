@@ -95,10 +95,17 @@ impl Replacement {
         }
     }
 
-    /// Takes up what an earlier process has written down.
+    /// Takes up what an earlier process has written down; leaves out what it cannot have written.
     pub(super) fn restore(&mut self, notes: &[Note]) {
         self.notes = notes.len() as u32;
         for note in notes {
+            let (Note::Voted(it) | Note::Decided(it)) = note;
+            let there = self.roster.has(it.slot) && (1..=self.spares).contains(&it.spare);
+            let taken = matches!(note, Note::Decided(_)) && self.moves().any(|moved| clash(&moved, it));
+            if !there || taken {
+                tracing::warn!(note = %it, "what the disk says of a spare cannot be: it is left out");
+                continue;
+            }
             match note {
                 Note::Voted(vote) => drop(self.votes.entry(self.me).or_default().insert(*vote)),
                 Note::Decided(decided) => self.decide(*decided),
@@ -324,6 +331,18 @@ mod tests {
     }
 
     const TWO: Move = Move { slot: Slot(2), spare: 1 };
+
+    #[test]
+    fn notes_that_no_process_has_written_are_left_out() {
+        let mut view = view(1);
+        let wrong = [(0, 1), (6, 1), (2, 0), (2, 3), (255, 255)].map(|(slot, spare)| Move { slot: Slot(slot), spare });
+        let wrong = wrong.into_iter().flat_map(|it| [Note::Voted(it), Note::Decided(it)]);
+        let right = [Note::Decided(TWO), Note::Decided(Move { slot: Slot(3), spare: 1 })];
+        view.restore(&wrong.chain(right).collect::<Vec<_>>());
+        assert_eq!(view.moves().collect::<Vec<_>>(), [TWO]);
+        assert_eq!(view.cast().count(), 0);
+        assert!(!view.may_fill(1 << 1), "a slot is filled once");
+    }
 
     #[test]
     fn a_slot_is_missed_after_its_time_and_not_if_it_was_heard() {
