@@ -1,7 +1,7 @@
 //! A store on disk: one `redb` file with its witness beside it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     io::ErrorKind,
     ops::RangeInclusive,
     path::Path,
@@ -39,6 +39,11 @@ enum Kind {
 /// a segment in one piece would take twice its bytes.
 const PIECE: usize = (64 << 10) - 256;
 
+/// Bytes of short writes that wait in memory for the next transaction; then they have one of their own.
+const BUFFER_BYTES: usize = 4 << 20;
+/// What a short write takes there beside its bytes.
+const BUFFERED_ENTRY: usize = 128;
+
 /// The format of the tables; another number is another release's store.
 const FORMAT: u64 = 3;
 /// `redb` would take a gigabyte; a node is to stay small.
@@ -50,12 +55,39 @@ pub struct RedbStore {
     path: String,
     db: Database,
     live: Mutex<Live>,
+    /// locked after `live`, and after a transaction has begun
+    buffer: Mutex<Buffer>,
+}
+
+/// Short writes that the next transaction takes along, before its own: one for each of them would
+/// cost many times what it writes, and the end of the process undoes what is not durable anyway.
+#[derive(Default)]
+struct Buffer {
+    /// by job, kind and number
+    writes: BTreeMap<(Nonce, u8, u64), Vec<u8>>,
+    bytes: usize,
+    /// jobs that may be written to
+    running: HashSet<Nonce>,
+}
+
+impl Buffer {
+    fn put(&mut self, key: (Nonce, u8, u64), bytes: Vec<u8>) {
+        self.bytes += bytes.len() + BUFFERED_ENTRY;
+        if let Some(before) = self.writes.insert(key, bytes) {
+            self.bytes -= before.len() + BUFFERED_ENTRY;
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Nonce) -> bool) {
+        self.writes.retain(|(nonce, ..), _| keep(nonce));
+        self.bytes = self.writes.values().map(|bytes| bytes.len() + BUFFERED_ENTRY).sum();
+    }
 }
 
 /// What this opening of the store knows beyond the file.
 struct Live {
-    /// the first unused round of each running job
-    next: HashMap<Nonce, u64>,
+    /// of each running job the first unused round, and the first that is not reserved
+    next: HashMap<Nonce, (u64, u64)>,
     /// jobs that ran when the store was opened
     interrupted: HashSet<Nonce>,
     /// durable writes so far
@@ -93,7 +125,7 @@ impl RedbStore {
             .create(&path)
             .map_err(|e| failed(&path, e))?;
         let live = Live { next: HashMap::new(), interrupted: HashSet::new(), count: 0, witness };
-        let store = Self { path, db, live: Mutex::new(live) };
+        let store = Self { path, db, live: Mutex::new(live), buffer: Mutex::default() };
         store.look_back(exists)?;
         Ok(store)
     }
@@ -116,7 +148,7 @@ impl RedbStore {
             }
             live.count = count;
         }
-        self.durable(&mut live, |txn| {
+        self.durable(&mut live, None, |txn| {
             txn.open_table(META)?.insert("format", FORMAT)?;
             txn.open_table(JOBS)?;
             txn.open_table(BULK)?;
@@ -126,15 +158,20 @@ impl RedbStore {
             self.entries()?.into_iter().partition(|(_, entry)| entry.state == JobState::Running);
         for (nonce, entry) in running {
             live.interrupted.insert(nonce);
-            live.next.insert(nonce, entry.reserved);
+            live.next.insert(nonce, (entry.reserved, entry.reserved));
+            self.buffer().running.insert(nonce);
         }
         // What a process that died between the end of a job and its clearing left.
-        self.write(Durability::None, |txn| over.iter().try_for_each(|(nonce, _)| clear(txn, nonce)))
+        self.write(Durability::None, None, |txn| over.iter().try_for_each(|(nonce, _)| clear(txn, nonce)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Live> {
         // `Live` changes only after the disk has, so a panic leaves it sound.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn buffer(&self) -> MutexGuard<'_, Buffer> {
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failed(&self, e: impl Into<redb::Error>) -> StoreError {
@@ -150,25 +187,37 @@ impl RedbStore {
         look(&txn).map_err(|e| self.failed(e))
     }
 
+    /// Writes what waits in the buffer, then a change. What waits of a job that is `over` stays there:
+    /// this process may be asked for it, and no later one.
     fn write(
         &self,
         durability: Durability,
+        over: Option<&Nonce>,
         change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
         let mut txn = self.db.begin_write().map_err(|e| self.failed(e))?;
         txn.set_durability(durability).map_err(|e| self.failed(e))?;
+        let mut buffer = self.buffer();
+        for ((nonce, kind, number), bytes) in &buffer.writes {
+            if over != Some(nonce) {
+                put(&txn, nonce, (*kind, *number), &[bytes]).map_err(|e| self.failed(e))?;
+            }
+        }
         change(&txn).map_err(|e| self.failed(e))?;
-        txn.commit().map_err(|e| self.failed(e))
+        txn.commit().map_err(|e| self.failed(e))?;
+        buffer.retain(|nonce| over == Some(nonce));
+        Ok(())
     }
 
     /// A write that is on disk, and seen by the witness, when this returns.
     fn durable(
         &self,
         live: &mut Live,
+        over: Option<&Nonce>,
         change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
         let count = live.count + 1;
-        self.write(Durability::Immediate, |txn| {
+        self.write(Durability::Immediate, over, |txn| {
             change(txn)?;
             txn.open_table(META)?.insert("count", count)?;
             Ok(())
@@ -202,13 +251,32 @@ impl RedbStore {
 
     /// Keeps something of a running job, not durably.
     fn keep(&self, nonce: Nonce, kind: Kind, number: u64, bytes: &[&[u8]]) -> Result<(), StoreError> {
-        self.entry(nonce)?.must_run(&nonce)?;
-        self.write(Durability::None, |txn| put(txn, &nonce, (kind, number), bytes))
+        let mut buffer = self.buffer();
+        if !buffer.running.contains(&nonce) {
+            self.entry(nonce)?.must_run(&nonce)?;
+        }
+        let long = bytes.iter().map(|part| part.len()).sum::<usize>() > PIECE;
+        // Segments are counted where they lie.
+        if long || matches!(kind, Kind::Segment) {
+            drop(buffer);
+            return self.write(Durability::None, None, |txn| put(txn, &nonce, (kind as u8, number), bytes));
+        }
+        buffer.put((nonce, kind as u8, number), bytes.concat());
+        let full = buffer.bytes > BUFFER_BYTES;
+        drop(buffer);
+        if full { self.write(Durability::None, None, |_| Ok(())) } else { Ok(()) }
     }
 
     /// What was kept, its pieces put together.
     fn kept(&self, nonce: Nonce, kind: Kind, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        self.entry(nonce)?;
+        let buffer = self.buffer();
+        if let Some(bytes) = buffer.writes.get(&(nonce, kind as u8, number)) {
+            return Ok(Some(bytes.clone()));
+        }
+        if !buffer.running.contains(&nonce) {
+            self.entry(nonce)?;
+        }
+        drop(buffer);
         self.read(|txn| {
             let bulk = txn.open_table(BULK)?;
             let mut whole: Option<Vec<u8>> = None;
@@ -229,12 +297,14 @@ impl RedbStore {
         let mut live = self.lock();
         let mut entry = self.entry(nonce)?;
         change(&mut entry)?;
-        self.durable(&mut live, |txn| {
+        let over = (entry.state != JobState::Running).then_some(&nonce);
+        self.durable(&mut live, over, |txn| {
             put_entry(txn, &nonce, &entry)?;
             also(txn)
         })?;
-        if entry.state != JobState::Running {
+        if over.is_some() {
             live.next.remove(&nonce);
+            self.buffer().running.remove(&nonce);
         }
         Ok(())
     }
@@ -244,8 +314,9 @@ impl Store for RedbStore {
     fn begin(&self, nonce: Nonce, digest: [u8; 32]) -> Result<(), StoreError> {
         let mut live = self.lock();
         let entry = Entry::begin(self.find(nonce)?.as_ref(), &nonce, digest)?;
-        self.durable(&mut live, |txn| put_entry(txn, &nonce, &entry))?;
-        live.next.insert(nonce, 0);
+        self.durable(&mut live, None, |txn| put_entry(txn, &nonce, &entry))?;
+        live.next.insert(nonce, (0, entry.reserved));
+        self.buffer().running.insert(nonce);
         Ok(())
     }
 
@@ -266,7 +337,7 @@ impl Store for RedbStore {
 
     fn finish(&self, nonce: Nonce, record: &[&[u8]]) -> Result<(), StoreError> {
         let end = |entry: &mut Entry| entry.end(&nonce, JobState::Finished);
-        self.change(nonce, end, |txn| put(txn, &nonce, (Kind::Record, 0), record))
+        self.change(nonce, end, |txn| put(txn, &nonce, (Kind::Record as u8, 0), record))
     }
 
     fn fail(&self, nonce: Nonce, reason: &str) -> Result<(), StoreError> {
@@ -279,12 +350,19 @@ impl Store for RedbStore {
 
     fn advance(&self, nonce: Nonce, round: u32) -> Result<(), StoreError> {
         let mut live = self.lock();
-        let mut entry = self.entry(nonce)?;
-        let next = live.next.get(&nonce).copied().unwrap_or(entry.reserved);
-        if entry.claim(&nonce, next, round)? == Claim::Extended {
-            self.durable(&mut live, |txn| put_entry(txn, &nonce, &entry))?;
+        let after = u64::from(round) + 1;
+        if let Some((next, reserved)) = live.next.get_mut(&nonce)
+            && (*next..*reserved).contains(&u64::from(round))
+        {
+            *next = after;
+            return Ok(());
         }
-        live.next.insert(nonce, u64::from(round) + 1);
+        let mut entry = self.entry(nonce)?;
+        let next = live.next.get(&nonce).map_or(entry.reserved, |(next, _)| *next);
+        if entry.claim(&nonce, next, round)? == Claim::Extended {
+            self.durable(&mut live, None, |txn| put_entry(txn, &nonce, &entry))?;
+        }
+        live.next.insert(nonce, (after, entry.reserved));
         Ok(())
     }
 
@@ -316,7 +394,7 @@ impl Store for RedbStore {
     fn drop_segments_below(&self, nonce: Nonce, index: u32) -> Result<(), StoreError> {
         self.entry(nonce)?;
         let Some(last) = index.checked_sub(1) else { return Ok(()) };
-        self.write(Durability::None, |txn| remove(txn, pieces(&nonce, Kind::Segment, 0..=last.into())))
+        self.write(Durability::None, None, |txn| remove(txn, pieces(&nonce, Kind::Segment, 0..=last.into())))
     }
 
     fn put_part(&self, nonce: Nonce, part: u64, bytes: &[&[u8]]) -> Result<(), StoreError> {
@@ -329,14 +407,15 @@ impl Store for RedbStore {
 
     fn sync(&self) -> Result<(), StoreError> {
         // A durable commit takes all earlier ones with it.
-        self.durable(&mut self.lock(), |_| Ok(()))
+        self.durable(&mut self.lock(), None, |_| Ok(()))
     }
 
     fn resume(&self, nonce: Nonce) -> Result<(), StoreError> {
         let mut live = self.lock();
-        self.entry(nonce)?.resume(&nonce)?;
+        let entry = self.entry(nonce)?;
+        entry.resume(&nonce)?;
         live.interrupted.remove(&nonce);
-        live.next.insert(nonce, 0);
+        live.next.insert(nonce, (0, entry.reserved));
         Ok(())
     }
 
@@ -363,7 +442,9 @@ impl Store for RedbStore {
 
     fn forget(&self, nonce: Nonce) -> Result<(), StoreError> {
         let over = |entry: &mut Entry| entry.must_be_over(&nonce);
-        self.change(nonce, over, |txn| clear(txn, &nonce))
+        self.change(nonce, over, |txn| clear(txn, &nonce))?;
+        self.buffer().retain(|other| *other != nonce);
+        Ok(())
     }
 
     fn drop_record(&self, nonce: Nonce) -> Result<(), StoreError> {
@@ -381,16 +462,16 @@ fn pieces(nonce: &Nonce, kind: Kind, numbers: RangeInclusive<u64>) -> RangeInclu
 }
 
 /// Writes the parts one after another, over what is there. What is empty is one empty piece.
-fn put(txn: &WriteTransaction, nonce: &Nonce, (kind, number): (Kind, u64), parts: &[&[u8]]) -> Result<(), redb::Error> {
-    remove(txn, pieces(nonce, kind, number..=number))?;
+fn put(txn: &WriteTransaction, nonce: &Nonce, (kind, number): (u8, u64), parts: &[&[u8]]) -> Result<(), redb::Error> {
     let mut bulk = txn.open_table(BULK)?;
+    bulk.retain_in((nonce, kind, number, 0)..=(nonce, kind, number, u32::MAX), |_, _| false)?;
     let mut piece = 0;
     for bytes in parts.iter().flat_map(|part| part.chunks(PIECE)) {
-        bulk.insert((nonce, kind as u8, number, piece), bytes)?;
+        bulk.insert((nonce, kind, number, piece), bytes)?;
         piece += 1;
     }
     if piece == 0 {
-        bulk.insert((nonce, kind as u8, number, 0), &[][..])?;
+        bulk.insert((nonce, kind, number, 0), &[][..])?;
     }
     Ok(())
 }

@@ -157,6 +157,22 @@ fn long_bytes_come_back_whole(store: &dyn Store) {
     assert_eq!(store.record(A).unwrap(), None);
 }
 
+/// More of them than wait in memory, among long ones, some written over.
+fn many_short_parts_come_back(store: &dyn Store) {
+    store.begin(A, DIGEST).unwrap();
+    let written = |part: u64| [part.to_le_bytes().repeat(2000), vec![7; part as usize % 5]].concat();
+    for part in 0..700 {
+        store.put_part(A, part, &[&written(part + 1)]).unwrap();
+        if part % 100 == 50 {
+            store.put_part(A, part, &[&vec![1; 100_000]]).unwrap();
+        }
+        store.put_part(A, part, &[&written(part)]).unwrap();
+        assert!(store.part(A, part / 2).unwrap().unwrap() == written(part / 2));
+    }
+    store.sync().unwrap();
+    assert!((0..700).all(|part| store.part(A, part).unwrap().unwrap() == written(part)));
+}
+
 fn only_jobs_that_run_are_resumed(store: &dyn Store) {
     store.begin(A, DIGEST).unwrap();
     store.advance(A, 3).unwrap();
@@ -260,6 +276,7 @@ macro_rules! whole_battery {
                 a_log_comes_back_until_it_is_forgotten,
                 parts_come_back_until_they_are_forgotten,
                 long_bytes_come_back_whole,
+                many_short_parts_come_back,
                 only_jobs_that_run_are_resumed,
                 what_is_forgotten_stays_burnt,
                 unknown_jobs_are_named,
@@ -349,7 +366,11 @@ mod disk {
                 store.check_opened(A, 0).unwrap();
                 store.put_part(A, 0, &[b"synced"]).unwrap();
                 store.sync().unwrap();
+                store.put_part(A, 1, &[b"taken along"]).unwrap();
+                store.begin(B, DIGEST).unwrap();
+                store.fail(B, "a reason").unwrap();
                 store.put_segment(A, 0, b"not durable").unwrap();
+                store.put_part(A, 0, &[b"nor this"]).unwrap();
                 std::process::abort();
             }
             other => panic!("{other:?}"),
@@ -394,6 +415,7 @@ mod disk {
         store.advance(A, 2 * RESERVE).unwrap();
         assert_eq!(store.open_check(A).unwrap(), Some(0));
         assert_eq!(store.part(A, 0).unwrap().unwrap(), b"synced");
+        assert_eq!(store.part(A, 1).unwrap().unwrap(), b"taken along");
     }
 
     #[test]
