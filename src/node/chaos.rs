@@ -446,6 +446,7 @@ impl<'a> World<'a> {
                     self.trace(|| format!("{slot} to {to}: {}", message_of(&bytes)));
                     self.send(slot, to, &bytes);
                 }
+                Action::Sync => self.nodes[slot.index()].store.sync().unwrap(),
                 Action::Arm { timer, after } => {
                     let number = self.count;
                     let node = &mut self.nodes[slot.index()];

@@ -121,6 +121,8 @@ pub(super) enum Timer {
 pub(super) enum Action {
     /// Send it to this agent, or drop it if too much waits for it.
     Send { to: Slot, message: Message },
+    /// Make durable what is in the store, and go on meanwhile.
+    Sync,
     /// Report [`Event::Timer`] after this time, in place of what was armed under the name.
     Arm { timer: Timer, after: Duration },
     /// All inputs are verified.
@@ -1057,7 +1059,8 @@ impl Session {
             }
             (Timer::Durable, Phase::Running) => {
                 self.loose = false;
-                Ok(self.store.sync()?)
+                self.out.push(Action::Sync);
+                Ok(())
             }
             (Timer::Replace, Phase::Running | Phase::Done) => self.tick(),
             (Timer::Linger, Phase::Done | Phase::Failed) => {

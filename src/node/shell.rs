@@ -195,6 +195,7 @@ impl Driver {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Send { to, message } => self.send(to, message),
+            Action::Sync => self.sync(),
             Action::Arm { timer, after } => drop(self.timers.insert(timer, Instant::now() + after)),
             Action::Verified => self.job.status.send_modify(|status| status.verified = true),
             Action::Ready => self.job.status.send_modify(|status| status.inputs = true),
@@ -214,6 +215,16 @@ impl Driver {
             // The session's thread keeps to itself what checks take.
             Action::Closed | Action::Check { .. } => {}
         }
+    }
+
+    /// A thread that waits for the disk costs the job some milliseconds, and with it all others.
+    fn sync(&self) {
+        let (store, letters) = (Arc::clone(&self.node.config.store), self.letters.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.sync() {
+                let _ = letters.send(Event::Stop(error.to_string()).into());
+            }
+        });
     }
 
     fn send(&mut self, to: Slot, message: Message) {

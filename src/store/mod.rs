@@ -23,7 +23,8 @@
 //! | `advance` | the cursor, at most [`RESERVE`] rounds past the last used one |
 //! | `put_segment`, `put_part`, `drop_segments_below`, `append_log` | may be undone until the next `sync`, or call of the first row |
 //!
-//! What is undone is the end: of two writes, never the earlier one alone.
+//! What is undone is the end: of two writes, never the earlier one alone. What was put for a
+//! job that is over may be undone for good: no later process reads it.
 //!
 //! # Old copies
 //!
@@ -55,7 +56,7 @@ pub use self::redb::RedbStore;
 
 /// How many rounds [`Store::advance`] reserves at once: one sync to disk for so
 /// many rounds, and at most so many rounds lost in a crash.
-pub const RESERVE: u32 = 256;
+pub const RESERVE: u32 = 4096;
 
 /// A job's random 32 bytes, from the signed manifest.
 pub type Nonce = [u8; 32];

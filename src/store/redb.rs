@@ -5,11 +5,12 @@ use std::{
     io::ErrorKind,
     ops::RangeInclusive,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use redb::{
-    Builder, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Builder, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
+    WriteTransaction,
 };
 
 use super::{
@@ -54,40 +55,69 @@ const CACHE_BYTES: usize = 8 << 20;
 pub struct RedbStore {
     path: String,
     db: Database,
+    /// held while something is made durable
     live: Mutex<Live>,
-    /// locked after `live`, and after a transaction has begun
-    buffer: Mutex<Buffer>,
+    /// never held while the disk is waited for; locked after `live`
+    memory: Mutex<Memory>,
 }
 
-/// Short writes that the next transaction takes along, before its own: one for each of them would
-/// cost many times what it writes, and the end of the process undoes what is not durable anyway.
+type BulkKey = (Nonce, u8, u64);
+
+/// What is answered without the disk. Short writes wait here for the next transaction, which takes
+/// them along before its own: one for each would cost many times what it writes, and
+/// the end of the process undoes what is not durable anyway.
 #[derive(Default)]
-struct Buffer {
-    /// by job, kind and number
-    writes: BTreeMap<(Nonce, u8, u64), Vec<u8>>,
-    bytes: usize,
-    /// jobs that may be written to
-    running: HashSet<Nonce>,
+struct Memory {
+    running: HashMap<Nonce, Rounds>,
+    /// what waits, by job, kind and number
+    waiting: BTreeMap<BulkKey, Vec<u8>>,
+    waiting_bytes: usize,
+    /// what a transaction is writing now
+    leaving: Arc<BTreeMap<BulkKey, Vec<u8>>>,
 }
 
-impl Buffer {
-    fn put(&mut self, key: (Nonce, u8, u64), bytes: Vec<u8>) {
-        self.bytes += bytes.len() + BUFFERED_ENTRY;
-        if let Some(before) = self.writes.insert(key, bytes) {
-            self.bytes -= before.len() + BUFFERED_ENTRY;
+/// The rounds of a running job.
+struct Rounds {
+    /// the first unused one
+    next: u64,
+    /// the first one that is not reserved on disk
+    reserved: u64,
+}
+
+impl Memory {
+    fn put(&mut self, key: BulkKey, bytes: Vec<u8>) {
+        self.waiting_bytes += bytes.len() + BUFFERED_ENTRY;
+        if let Some(before) = self.waiting.insert(key, bytes) {
+            self.waiting_bytes -= before.len() + BUFFERED_ENTRY;
         }
     }
 
-    fn retain(&mut self, keep: impl Fn(&Nonce) -> bool) {
-        self.writes.retain(|(nonce, ..), _| keep(nonce));
-        self.bytes = self.writes.values().map(|bytes| bytes.len() + BUFFERED_ENTRY).sum();
+    fn get(&self, key: &BulkKey) -> Option<Vec<u8>> {
+        self.waiting.get(key).or_else(|| self.leaving.get(key)).cloned()
+    }
+
+    /// What the next transaction is to write; what waits of a job that is over stays.
+    fn leave(&mut self, over: Option<&Nonce>) -> Arc<BTreeMap<BulkKey, Vec<u8>>> {
+        let (stays, leaves) = std::mem::take(&mut self.waiting).into_iter().partition(|(key, _)| over == Some(&key.0));
+        self.leaving = Arc::new(leaves);
+        self.wait_with(stays);
+        Arc::clone(&self.leaving)
+    }
+
+    fn wait_with(&mut self, waiting: BTreeMap<BulkKey, Vec<u8>>) {
+        self.waiting_bytes = waiting.values().map(|bytes| bytes.len() + BUFFERED_ENTRY).sum();
+        self.waiting = waiting;
+    }
+
+    fn forget(&mut self, nonce: &Nonce) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|key, _| key.0 != *nonce);
+        self.wait_with(waiting);
     }
 }
 
 /// What this opening of the store knows beyond the file.
 struct Live {
-    /// of each running job the first unused round, and the first that is not reserved
-    next: HashMap<Nonce, (u64, u64)>,
     /// jobs that ran when the store was opened
     interrupted: HashSet<Nonce>,
     /// durable writes so far
@@ -124,8 +154,8 @@ impl RedbStore {
             .set_check_integrity_on_open(exists)
             .create(&path)
             .map_err(|e| failed(&path, e))?;
-        let live = Live { next: HashMap::new(), interrupted: HashSet::new(), count: 0, witness };
-        let store = Self { path, db, live: Mutex::new(live), buffer: Mutex::default() };
+        let live = Live { interrupted: HashSet::new(), count: 0, witness };
+        let store = Self { path, db, live: Mutex::new(live), memory: Mutex::default() };
         store.look_back(exists)?;
         Ok(store)
     }
@@ -158,8 +188,8 @@ impl RedbStore {
             self.entries()?.into_iter().partition(|(_, entry)| entry.state == JobState::Running);
         for (nonce, entry) in running {
             live.interrupted.insert(nonce);
-            live.next.insert(nonce, (entry.reserved, entry.reserved));
-            self.buffer().running.insert(nonce);
+            let rounds = Rounds { next: entry.reserved, reserved: entry.reserved };
+            self.memory().running.insert(nonce, rounds);
         }
         // What a process that died between the end of a job and its clearing left.
         self.write(Durability::None, None, |txn| over.iter().try_for_each(|(nonce, _)| clear(txn, nonce)))
@@ -170,8 +200,8 @@ impl RedbStore {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn buffer(&self) -> MutexGuard<'_, Buffer> {
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failed(&self, e: impl Into<redb::Error>) -> StoreError {
@@ -187,7 +217,7 @@ impl RedbStore {
         look(&txn).map_err(|e| self.failed(e))
     }
 
-    /// Writes what waits in the buffer, then a change. What waits of a job that is `over` stays there:
+    /// Writes what waits in memory, then a change. What waits of a job that is `over` stays there:
     /// this process may be asked for it, and no later one.
     fn write(
         &self,
@@ -195,18 +225,28 @@ impl RedbStore {
         over: Option<&Nonce>,
         change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
+        // One at a time: whoever comes next takes what came since.
         let mut txn = self.db.begin_write().map_err(|e| self.failed(e))?;
-        txn.set_durability(durability).map_err(|e| self.failed(e))?;
-        let mut buffer = self.buffer();
-        for ((nonce, kind, number), bytes) in &buffer.writes {
-            if over != Some(nonce) {
-                put(&txn, nonce, (*kind, *number), &[bytes]).map_err(|e| self.failed(e))?;
+        let leaving = self.memory().leave(over);
+        let written = (|| {
+            txn.set_durability(durability)?;
+            if !leaving.is_empty() {
+                let mut bulk = txn.open_table(BULK)?;
+                for ((nonce, kind, number), bytes) in leaving.iter() {
+                    put_in(&mut bulk, nonce, (*kind, *number), &[bytes])?;
+                }
             }
+            change(&txn)?;
+            Ok(txn.commit()?)
+        })();
+        let mut memory = self.memory();
+        memory.leaving = Arc::default();
+        if written.is_err() {
+            let mut waiting = Arc::unwrap_or_clone(leaving);
+            waiting.append(&mut memory.waiting);
+            memory.wait_with(waiting);
         }
-        change(&txn).map_err(|e| self.failed(e))?;
-        txn.commit().map_err(|e| self.failed(e))?;
-        buffer.retain(|nonce| over == Some(nonce));
-        Ok(())
+        written.map_err(|e: redb::Error| self.failed(e))
     }
 
     /// A write that is on disk, and seen by the witness, when this returns.
@@ -251,32 +291,32 @@ impl RedbStore {
 
     /// Keeps something of a running job, not durably.
     fn keep(&self, nonce: Nonce, kind: Kind, number: u64, bytes: &[&[u8]]) -> Result<(), StoreError> {
-        let mut buffer = self.buffer();
-        if !buffer.running.contains(&nonce) {
+        let mut memory = self.memory();
+        if !memory.running.contains_key(&nonce) {
             self.entry(nonce)?.must_run(&nonce)?;
         }
         let long = bytes.iter().map(|part| part.len()).sum::<usize>() > PIECE;
         // Segments are counted where they lie.
         if long || matches!(kind, Kind::Segment) {
-            drop(buffer);
+            drop(memory);
             return self.write(Durability::None, None, |txn| put(txn, &nonce, (kind as u8, number), bytes));
         }
-        buffer.put((nonce, kind as u8, number), bytes.concat());
-        let full = buffer.bytes > BUFFER_BYTES;
-        drop(buffer);
+        memory.put((nonce, kind as u8, number), bytes.concat());
+        let full = memory.waiting_bytes > BUFFER_BYTES;
+        drop(memory);
         if full { self.write(Durability::None, None, |_| Ok(())) } else { Ok(()) }
     }
 
     /// What was kept, its pieces put together.
     fn kept(&self, nonce: Nonce, kind: Kind, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        let buffer = self.buffer();
-        if let Some(bytes) = buffer.writes.get(&(nonce, kind as u8, number)) {
-            return Ok(Some(bytes.clone()));
+        let memory = self.memory();
+        if let Some(bytes) = memory.get(&(nonce, kind as u8, number)) {
+            return Ok(Some(bytes));
         }
-        if !buffer.running.contains(&nonce) {
+        if !memory.running.contains_key(&nonce) {
             self.entry(nonce)?;
         }
-        drop(buffer);
+        drop(memory);
         self.read(|txn| {
             let bulk = txn.open_table(BULK)?;
             let mut whole: Option<Vec<u8>> = None;
@@ -303,8 +343,7 @@ impl RedbStore {
             also(txn)
         })?;
         if over.is_some() {
-            live.next.remove(&nonce);
-            self.buffer().running.remove(&nonce);
+            self.memory().running.remove(&nonce);
         }
         Ok(())
     }
@@ -315,8 +354,7 @@ impl Store for RedbStore {
         let mut live = self.lock();
         let entry = Entry::begin(self.find(nonce)?.as_ref(), &nonce, digest)?;
         self.durable(&mut live, None, |txn| put_entry(txn, &nonce, &entry))?;
-        live.next.insert(nonce, (0, entry.reserved));
-        self.buffer().running.insert(nonce);
+        self.memory().running.insert(nonce, Rounds { next: 0, reserved: entry.reserved });
         Ok(())
     }
 
@@ -349,20 +387,20 @@ impl Store for RedbStore {
     }
 
     fn advance(&self, nonce: Nonce, round: u32) -> Result<(), StoreError> {
-        let mut live = self.lock();
         let after = u64::from(round) + 1;
-        if let Some((next, reserved)) = live.next.get_mut(&nonce)
-            && (*next..*reserved).contains(&u64::from(round))
+        if let Some(rounds) = self.memory().running.get_mut(&nonce)
+            && (rounds.next..rounds.reserved).contains(&u64::from(round))
         {
-            *next = after;
+            rounds.next = after;
             return Ok(());
         }
+        let mut live = self.lock();
         let mut entry = self.entry(nonce)?;
-        let next = live.next.get(&nonce).map_or(entry.reserved, |(next, _)| *next);
+        let next = self.memory().running.get(&nonce).map_or(entry.reserved, |rounds| rounds.next);
         if entry.claim(&nonce, next, round)? == Claim::Extended {
             self.durable(&mut live, None, |txn| put_entry(txn, &nonce, &entry))?;
         }
-        live.next.insert(nonce, (after, entry.reserved));
+        self.memory().running.insert(nonce, Rounds { next: after, reserved: entry.reserved });
         Ok(())
     }
 
@@ -415,7 +453,7 @@ impl Store for RedbStore {
         let entry = self.entry(nonce)?;
         entry.resume(&nonce)?;
         live.interrupted.remove(&nonce);
-        live.next.insert(nonce, (0, entry.reserved));
+        self.memory().running.insert(nonce, Rounds { next: 0, reserved: entry.reserved });
         Ok(())
     }
 
@@ -443,7 +481,7 @@ impl Store for RedbStore {
     fn forget(&self, nonce: Nonce) -> Result<(), StoreError> {
         let over = |entry: &mut Entry| entry.must_be_over(&nonce);
         self.change(nonce, over, |txn| clear(txn, &nonce))?;
-        self.buffer().retain(|other| *other != nonce);
+        self.memory().forget(&nonce);
         Ok(())
     }
 
@@ -455,6 +493,8 @@ impl Store for RedbStore {
 
 /// A key of [`BULK`].
 type Key<'a> = (&'a Nonce, u8, u64, u32);
+/// [`BULK`], opened for writing.
+type Bulk<'a> = Table<'a, (&'static Nonce, u8, u64, u32), &'static [u8]>;
 
 /// Where the pieces of one kind lie, from the first to the last of these numbers.
 fn pieces(nonce: &Nonce, kind: Kind, numbers: RangeInclusive<u64>) -> RangeInclusive<Key<'_>> {
@@ -463,8 +503,10 @@ fn pieces(nonce: &Nonce, kind: Kind, numbers: RangeInclusive<u64>) -> RangeInclu
 
 /// Writes the parts one after another, over what is there. What is empty is one empty piece.
 fn put(txn: &WriteTransaction, nonce: &Nonce, (kind, number): (u8, u64), parts: &[&[u8]]) -> Result<(), redb::Error> {
-    let mut bulk = txn.open_table(BULK)?;
-    bulk.retain_in((nonce, kind, number, 0)..=(nonce, kind, number, u32::MAX), |_, _| false)?;
+    put_in(&mut txn.open_table(BULK)?, nonce, (kind, number), parts)
+}
+
+fn put_in(bulk: &mut Bulk<'_>, nonce: &Nonce, (kind, number): (u8, u64), parts: &[&[u8]]) -> Result<(), redb::Error> {
     let mut piece = 0;
     for bytes in parts.iter().flat_map(|part| part.chunks(PIECE)) {
         bulk.insert((nonce, kind, number, piece), bytes)?;
@@ -472,6 +514,12 @@ fn put(txn: &WriteTransaction, nonce: &Nonce, (kind, number): (u8, u64), parts: 
     }
     if piece == 0 {
         bulk.insert((nonce, kind, number, 0), &[][..])?;
+        piece = 1;
+    }
+    // What a longer one has left, if there was one.
+    let rest = (nonce, kind, number, piece)..=(nonce, kind, number, u32::MAX);
+    if bulk.range(rest.clone())?.next().is_some() {
+        bulk.retain_in(rest, |_, _| false)?;
     }
     Ok(())
 }
