@@ -5,13 +5,16 @@
 //! ```text
 //! cargo run --release --example survive
 //! cargo run --release --example survive -- --kills 4 --epochs 120 --json
+//! cargo run --release --example survive -- --nodes 4 --kills 0 --for-good
 //! ```
 //!
 //! The data and the program are those of `breast_cancer`. Every node is a process
 //! of its own with a store on disk. One after the other, nodes are killed at random
 //! moments with SIGKILL, which leaves them no time for a last word, and started
 //! again on the same store; each is waited for until it has caught up, since
-//! the plan bears one loss. When all are there, one node sends wrong shares.
+//! the plan bears one loss. When all are there, one node sends wrong shares, or, with
+//! `--for-good`, one is killed that does not come back, and what going on without it costs is
+//! compared with what the plan predicts.
 //!
 //! Both trainings take the same randomness from a known seed, so that they can be
 //! compared word for word; the moments and the nodes that they befall are new in each run.
@@ -34,6 +37,7 @@ mod story;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use beaverdam::cli::{self, BackendArgs};
 use beaverdam::owner::Results;
@@ -66,6 +70,9 @@ struct Args {
     /// How often a node is killed and started again, before one lies
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=100))]
     kills: u8,
+    /// At the end no node lies, but one is killed and stays away
+    #[arg(long)]
+    for_good: bool,
     /// Seconds that the nodes wait for one of them before they go on without it
     #[arg(long, value_name = "SECS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     deadline: u64,
@@ -116,7 +123,7 @@ fn run(args: &Args) -> Result<(), Fault> {
 
     println!("a training that nothing disturbs");
     let (undisturbed, quiet) = setting.train(None)?;
-    let script = Script::new(roster, rounds, args.kills.into())?;
+    let script = Script::new(roster, rounds, args.kills.into(), args.for_good)?;
     println!("the same training, disturbed");
     let (disturbed, story) = setting.train(Some(&script))?;
     let title = format!("{roster}, {} epochs in {rounds} rounds", args.epochs);
@@ -125,7 +132,11 @@ fn run(args: &Args) -> Result<(), Fault> {
     let same = same_words(&undisturbed.results, &disturbed.results);
     let transcript = disturbed.transcript();
     let same_transcript = undisturbed.transcript() == transcript;
-    let (liar, blamed) = (script.liar, &disturbed.results.blamed);
+    let (last, blamed) = (script.last, &disturbed.results.blamed);
+    let lost = story.went_on(&quiet).map(|(left, rest)| {
+        let predicted = setting.seconds * f64::from(rounds - left.round) / f64::from(rounds);
+        (left, rest, story.online - left.at, predicted)
+    });
     let predictions = &disturbed.results.outputs["predictions"];
     let right = predictions.iter().zip(&setting.data.test.labels).filter(|(p, y)| p == y).count();
     let accuracy = right as f64 / predictions.len() as f64;
@@ -139,9 +150,14 @@ fn run(args: &Args) -> Result<(), Fault> {
         if same_transcript { ", as there" } else { ", NOT as there" }
     );
     println!("killed and back again          {} and {}", story.kills, story.returns);
-    println!("blamed                         {}; {liar} has lied", if blamed.is_empty() { "nobody" } else { &names });
+    let deed = if args.for_good { "was lost" } else { "has lied" };
+    println!("blamed                         {}; {last} {deed}", if blamed.is_empty() { "nobody" } else { &names });
     println!("online, undisturbed            {:.2} s", quiet.online);
     println!("online, disturbed              {:.2} s", story.online);
+    if let Some((left, rest, took, predicted)) = &lost {
+        println!("from round {:4}, undisturbed    {rest:.2} s", left.round);
+        println!("the same without {last}        {took:.2} s, predicted {predicted:.2} s");
+    }
     println!("who was there when             {}", args.out.display());
     println!("The receipts are a threshold attestation, not a proof; SECURITY.md says what may be claimed.");
     if args.json {
@@ -161,7 +177,12 @@ fn run(args: &Args) -> Result<(), Fault> {
             "events": events.collect::<Vec<_>>(),
             "same_result": same,
             "same_transcript": same_transcript,
-            "lied": liar.0,
+            "lied": (!args.for_good).then_some(last.0),
+            "lost": args.for_good.then_some(last.0),
+            "lost_in_round": lost.as_ref().map(|lost| lost.0.round),
+            "rest_undisturbed_s": lost.as_ref().map(|lost| lost.1),
+            "rest_s": lost.as_ref().map(|lost| lost.2),
+            "rest_predicted_s": lost.as_ref().map(|lost| lost.3),
             "blamed": blamed.first().map(|slot| slot.0),
             "accuracy": accuracy,
             "online_s": story.online,
@@ -175,9 +196,10 @@ fn run(args: &Args) -> Result<(), Fault> {
     if !same || !same_transcript {
         return Err("the disturbed training came to another result than the undisturbed one".into());
     }
-    if *blamed != [liar] {
+    let to_blame: &[Slot] = if args.for_good { &[] } else { &[last] };
+    if blamed != to_blame {
         let names = if blamed.is_empty() { "nobody" } else { &names };
-        return Err(format!("{liar} has lied, but {names} is blamed").into());
+        return Err(format!("{last} {deed}, but {names} is blamed").into());
     }
     Ok(())
 }
@@ -190,6 +212,8 @@ struct Setting {
     program: Program,
     inputs: BTreeMap<String, Vec<f64>>,
     rounds: u32,
+    /// that the plan predicts, of the whole
+    seconds: f64,
     seed: u64,
     backend: BackendArgs,
     flags: Vec<String>,
@@ -199,11 +223,20 @@ impl Setting {
     fn of(args: &Args) -> Result<Self, Fault> {
         let roster = Roster::shamir(args.nodes, args.threshold)?;
         // Packed bits are told to one node each: who is killed cannot have them again.
-        let planning = Planning { comparisons: Comparisons::Digits, losses: 1, ..Planning::default() };
+        let latency = Duration::from_millis(args.latency.into());
+        let planning = Planning {
+            latency_us: u32::try_from(latency.as_micros()).unwrap_or(u32::MAX),
+            comparisons: Comparisons::Digits,
+            losses: 1,
+            ..Planning::default()
+        };
         let data = Data::read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/breast_cancer.csv")))?;
         let program = model::program(&data, args.epochs)?;
         let inputs = model::inputs(&data, &program)?;
-        let rounds = program.plan_with(roster, planning)?.opening_rounds().try_into()?;
+        let plan = program.plan_with(roster, planning)?;
+        // The links are made late, not narrow.
+        let seconds = plan.cost().seconds(latency, f64::INFINITY);
+        let rounds = plan.opening_rounds().try_into()?;
         let flag = |name: &str, value: u64| [name.to_owned(), value.to_string()];
         let flags = [
             flag("--shape-latency", args.latency.into()),
@@ -211,14 +244,14 @@ impl Setting {
             flag("--patience", PATIENCE.max(args.deadline)),
         ];
         let (seed, backend, flags) = (args.seed, args.backend, flags.concat());
-        Ok(Self { roster, planning, data, program, inputs, rounds, seed, backend, flags })
+        Ok(Self { roster, planning, data, program, inputs, rounds, seconds, seed, backend, flags })
     }
 
     /// Trains on nodes of its own, with what the script makes happen.
     fn train(&self, script: Option<&Script>) -> Result<(Done, Story), Fault> {
         // A new owner each time: the same nonce, keys and masks.
         let mut owner = Owner::new(Some(self.seed))?;
-        let extra = Extra { flags: self.flags.clone(), liar: script.map(|script| script.liar), ..Extra::default() };
+        let extra = Extra { flags: self.flags.clone(), liar: script.and_then(Script::liar), ..Extra::default() };
         let agents = Agents::start(self.roster, &owner.key.public(), Some(self.seed), &self.backend, &extra)?;
         println!("node processes on this machine, process ids {:?}", agents.ids());
         let at = (self.roster, self.planning, &agents);

@@ -67,7 +67,9 @@ fn lanes<'a>(svg: &'a mut String, title: &str, story: &Story) -> Result<(), Fail
         }
         let (x, y) = chart.backend_coord(&(0.0, floor + 0.4));
         root.draw(&Text::new(slot.to_string(), (x - 56, y - 8), ("sans-serif", 15)))?;
-        for event in story.events.iter().filter(|e| e.slot == slot && matches!(e.what, What::Killed | What::Lies)) {
+        for event in
+            story.events.iter().filter(|e| e.slot == slot && matches!(e.what, What::Killed | What::Lies | What::Lost))
+        {
             // Where the line is not.
             let above = 2 * event.round < story.of;
             let (x, y) = chart.backend_coord(&(event.at, floor + if above { 0.8 } else { 0.0 }));
@@ -81,7 +83,7 @@ fn lanes<'a>(svg: &'a mut String, title: &str, story: &Story) -> Result<(), Fail
 
 fn colour(what: What) -> RGBColor {
     match what {
-        What::Killed => GONE,
+        What::Killed | What::Lost => GONE,
         What::Started => BEHIND,
         What::CaughtUp => THERE,
         What::Lies => LYING,

@@ -14,25 +14,27 @@ use crate::job::Done;
 /// What is to happen: to which nodes, and from which rounds on.
 pub struct Script {
     kills: Vec<(Slot, u32)>,
-    pub liar: Slot,
-    lie: u32,
+    /// the node that lies in the end, or is lost
+    pub last: Slot,
+    end: u32,
+    for_good: bool,
 }
 
 /// How long a killed node stays away, in milliseconds, from least to most.
 const AWAY: (u32, u32) = (300, 1500);
 
 impl Script {
-    /// Moments and nodes by the system's generator. The kills and the lie share the
+    /// Moments and nodes by the system's generator. The kills and the lie, or the loss, share the
     /// training's rounds alike, each in the first half of its part, so that a node may catch
     /// up in the second.
-    pub fn new(roster: Roster, rounds: u32, kills: u32) -> Result<Self, Fault> {
+    pub fn new(roster: Roster, rounds: u32, kills: u32, for_good: bool) -> Result<Self, Fault> {
         let mut moments = Vec::new();
         for i in 0..=kills {
             let part = f64::from(rounds) / f64::from(kills + 1);
             let within = f64::from(below(1000)?) / 2000.0;
             moments.push((part * (f64::from(i) + within)) as u32);
         }
-        let lie = moments.pop().unwrap_or(0);
+        let end = moments.pop().unwrap_or(0);
         let slots: Vec<Slot> = roster.slots().collect();
         let count = slots.len() as u32;
         let mut killed: Vec<Slot> = Vec::new();
@@ -42,7 +44,13 @@ impl Script {
             let left: Vec<Slot> = slots.iter().filter(|slot| !of_turn.contains(slot)).copied().collect();
             killed.push(left[below(left.len() as u32)? as usize]);
         }
-        Ok(Self { kills: killed.into_iter().zip(moments).collect(), liar: slots[below(count)? as usize], lie })
+        let (kills, last) = (killed.into_iter().zip(moments).collect(), slots[below(count)? as usize]);
+        Ok(Self { kills, last, end, for_good })
+    }
+
+    /// The node that lies in the end, if one does.
+    pub fn liar(&self) -> Option<Slot> {
+        (!self.for_good).then_some(self.last)
     }
 }
 
@@ -59,6 +67,7 @@ pub enum What {
     Started,
     CaughtUp,
     Lies,
+    Lost,
 }
 
 impl What {
@@ -68,6 +77,7 @@ impl What {
             Self::Started => "started again",
             Self::CaughtUp => "caught up",
             Self::Lies => "lies",
+            Self::Lost => "lost",
         }
     }
 }
@@ -94,6 +104,15 @@ pub struct Story {
     pub returns: usize,
     /// seconds until as many nodes had the result as a reader needs
     pub online: f64,
+}
+
+impl Story {
+    /// The loss of a node for good, and how long it took from that round on where none was lost.
+    pub fn went_on(&self, undisturbed: &Self) -> Option<(Event, f64)> {
+        let lost = *self.events.iter().find(|event| event.what == What::Lost)?;
+        let there = undisturbed.rounds.iter().flatten().filter(|(_, round)| *round >= lost.round);
+        Some((lost, undisturbed.online - there.map(|(at, _)| *at).reduce(f64::min)?))
+    }
 }
 
 /// Runs a job, whose progress is watched, while the script is played.
@@ -193,10 +212,16 @@ impl Stage {
             self.story.returns += 1;
             self.happens(slot, What::CaughtUp);
         }
-        let over = || Over(format!("{} could lie", script.liar));
-        self.until(|stage| stage.all_beyond(script.lie)).ok_or_else(over)?;
-        agents.lie(script.liar)?;
-        self.happens(script.liar, What::Lies);
+        let over = || Over(format!("{} could {}", script.last, if script.for_good { "be killed" } else { "lie" }));
+        self.until(|stage| stage.all_beyond(script.end)).ok_or_else(over)?;
+        if script.for_good {
+            agents.kill(script.last)?;
+            self.story.kills += 1;
+            self.happens(script.last, What::Lost);
+        } else {
+            agents.lie(script.last)?;
+            self.happens(script.last, What::Lies);
+        }
         Ok(())
     }
 
@@ -220,6 +245,7 @@ impl Stage {
             What::Killed => "is killed (SIGKILL)",
             What::Started => "is started again, with its key, at its address, on its store",
             What::CaughtUp => "has caught up",
+            What::Lost => "is killed (SIGKILL) and stays away",
             What::Lies => "lies from here on: it adds 1 to a share of each opening",
         };
         println!("{:7.2} s, round {:4} of {}: {slot} {how}", event.at, event.round, self.story.of);
