@@ -471,7 +471,11 @@ impl<'a> World<'a> {
                     self.nodes[slot.index()].ended = Some(ended.map(drop));
                 }
                 Action::Closed => self.nodes[slot.index()].session = None,
-                Action::Verified | Action::Ready | Action::Round { .. } | Action::Check { .. } => {}
+                Action::Verified
+                | Action::Ready
+                | Action::Round { .. }
+                | Action::Check { .. }
+                | Action::Concluded(_) => {}
             }
         }
         if self.nodes[slot.index()].session.is_none() {

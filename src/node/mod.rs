@@ -208,7 +208,7 @@ struct Running {
     /// ends the job here: for a reason, or with this process
     stop: mpsc::UnboundedSender<session::Event>,
     /// the result, as long as the session lasts: readers who wait for it need not
-    /// have it read from the disk again
+    /// have it read from the disk again, nor wait for it to be there
     concluded: OnceLock<Arc<Concluded>>,
 }
 

@@ -135,6 +135,8 @@ pub(super) enum Action {
     Round { round: u32, of: u32 },
     /// This spare has taken a slot over.
     Called(Slot),
+    /// Readers may have the result now. It is not in the store yet.
+    Concluded(Arc<Concluded>),
     /// The result is in the store, or why there is none; a spare that was not called has none
     /// either. Links are still of use.
     Ended(Result<Option<Arc<Concluded>>, String>),
@@ -235,6 +237,8 @@ pub(super) struct Session {
     checkpoint_before: Vec<usize>,
     /// one that is not on disk yet
     unwritten: Option<Box<Checkpoint>>,
+    /// a result that readers have been told of before the disk
+    unstored: Option<Arc<Concluded>>,
     /// this process has begun at one
     #[cfg(test)]
     pub(super) restored: bool,
@@ -310,6 +314,7 @@ impl Session {
             checkpoints: Checkpoints::new(keep.clone(), &key, manifest.digest(), slot),
             checkpoint_before: checkpoints,
             unwritten: None,
+            unstored: None,
             #[cfg(test)]
             restored: false,
             keep,
@@ -358,12 +363,19 @@ impl Session {
 
     /// Whether [`Session::work`] comes before the next event.
     pub(super) fn prepares(&self) -> bool {
-        self.expanding || self.unwritten.is_some()
+        self.expanding || self.unwritten.is_some() || self.unstored.is_some()
     }
 
     /// A piece of work that needs no event, while there is none: expands what later
     /// rounds draw. `None` if there is nothing to do.
     pub(super) fn work(&mut self) -> Option<Vec<Action>> {
+        if let Some(concluded) = self.unstored.take() {
+            if let Err(Failed(reason)) = self.store_result(concluded) {
+                self.fail(&reason);
+            }
+            self.close_if_alone();
+            return Some(std::mem::take(&mut self.out));
+        }
         // Once what the party had to say has left.
         if let Some(checkpoint) = self.unwritten.take().filter(|_| self.phase == Phase::Running) {
             match self.checkpoints.put(&checkpoint) {
@@ -1136,13 +1148,27 @@ impl Session {
 
     // --- the end ------------------------------------------------------------------------
 
-    /// Seals, signs and stores; from here on readers can fetch.
+    /// Seals and signs.
+    ///
+    /// A result that a later process could make again, with another seal, is stored before
+    /// anybody has it: a node signs one receipt. Otherwise readers need not wait for the disk: a
+    /// process that dies meanwhile leaves a job that failed here.
     fn done(&mut self, mut outcome: Outcome) -> Step {
         outcome.blamed.extend(&self.liars);
         let public = self.key.public();
         let mut rng = self.entropy.generator(&[b"seal", &self.manifest.digest(), public.identity()])?;
         let traffic = (self.sent, self.received);
         let concluded = Arc::new(self.conclusion.conclude(outcome, &self.key, traffic, &mut *rng)?);
+        if self.keeps {
+            return self.store_result(concluded);
+        }
+        self.out.push(Action::Concluded(Arc::clone(&concluded)));
+        self.unstored = Some(concluded);
+        Ok(())
+    }
+
+    /// From here on readers can fetch, whatever becomes of this process.
+    fn store_result(&mut self, concluded: Arc<Concluded>) -> Step {
         let record = Kept::parts(&Parties::of(&self.manifest), &concluded);
         self.store.finish(self.nonce, &record.iter().map(|part| &part[..]).collect::<Vec<_>>())?;
         drop(record);

@@ -202,6 +202,11 @@ impl Driver {
             Action::Round { round, of } => {
                 self.job.status.send_modify(|status| (status.round, status.rounds_of) = (round, of));
             }
+            Action::Concluded(concluded) => {
+                drop(self.job.concluded.set(concluded));
+                // Whoever waits looks again.
+                self.job.status.send_modify(|_| {});
+            }
             Action::Ended(ended) => {
                 let ended =
                     ended.map(|concluded| concluded.into_iter().for_each(|it| drop(self.job.concluded.set(it))));

@@ -183,11 +183,11 @@ async fn fetch(node: &Arc<Node>, link: Link, manifest: [u8; 32], wait: bool) {
         }
         let mut status = job.status.subscribe();
         let now = status.borrow().clone();
-        if !wait && now.end.is_none() {
+        if !wait && now.end.is_none() && job.concluded.get().is_none() {
             let Status { segments, segments_of, round, rounds_of, .. } = now;
             return answering.last(ToOwner::Running { segments, segments_of, round, rounds_of }).await;
         }
-        if follow(&mut answering, &mut status).await.is_err() {
+        if follow(&mut answering, &job, &mut status).await.is_err() {
             return;
         }
         if let Some(concluded) = job.concluded.get() {
@@ -243,12 +243,12 @@ fn jobs(node: &Node, peer: &[u8; 32]) -> Vec<Told> {
 /// Jobs that are over and are looked at for one answer.
 const MOST_JOBS: usize = 256;
 
-/// Tells how the job goes on until it is over or the reader has left.
-async fn follow(answering: &mut Answering, status: &mut watch::Receiver<Status>) -> Result<(), ()> {
+/// Tells how the job goes on until there is a result, it is over or the reader has left.
+async fn follow(answering: &mut Answering, job: &Running, status: &mut watch::Receiver<Status>) -> Result<(), ()> {
     let mut told = None;
     loop {
         let now = status.borrow_and_update().clone();
-        if now.end.is_some() {
+        if now.end.is_some() || job.concluded.get().is_some() {
             return Ok(());
         }
         let round = (now.round, now.rounds_of);

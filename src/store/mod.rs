@@ -19,9 +19,9 @@
 //!
 //! | written by | a killed process or a power loss |
 //! |---|---|
-//! | `begin`, `finish`, `fail`, `check_opened`, `check_passed`, `forget`, `drop_record` | kept once the call has returned |
+//! | `begin`, `finish`, `fail`, `check_opened`, `forget`, `drop_record` | kept once the call has returned |
 //! | `advance` | the cursor, at most [`RESERVE`] rounds past the last used one |
-//! | `put_segment`, `put_part`, `drop_segments_below`, `append_log` | may be undone until the next `sync`, or call of the first row |
+//! | `check_passed`, `put_segment`, `put_part`, `drop_segments_below`, `append_log` | may be undone until the next `sync`, or call of the first row |
 //!
 //! What is undone is the end: of two writes, never the earlier one alone. What was put for a
 //! job that is over may be undone for good: no later process reads it.
@@ -276,7 +276,8 @@ pub trait Store: Send + Sync {
     /// [`StoreError::CheckOrder`] while another check is open or if this one was.
     fn check_opened(&self, nonce: Nonce, check: u32) -> Result<(), StoreError>;
 
-    /// Notes durably that every node has reported check k as passed.
+    /// Notes that every node has reported check k as passed. If a crash undoes it, the check
+    /// counts as one that was never answered to its end, which only forbids more.
     ///
     /// # Errors
     /// [`StoreError::CheckOrder`] unless k is the open check.

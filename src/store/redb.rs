@@ -409,7 +409,10 @@ impl Store for RedbStore {
     }
 
     fn check_passed(&self, nonce: Nonce, check: u32) -> Result<(), StoreError> {
-        self.change(nonce, |entry| entry.check_passed(&nonce, check), |_| Ok(()))
+        let _one_at_a_time = self.lock();
+        let mut entry = self.entry(nonce)?;
+        entry.check_passed(&nonce, check)?;
+        self.write(Durability::None, None, |txn| put_entry(txn, &nonce, &entry))
     }
 
     fn open_check(&self, nonce: Nonce) -> Result<Option<u32>, StoreError> {
