@@ -12,7 +12,7 @@ use crate::field::Fp61;
 use crate::keys::PublicKey;
 use crate::program::plan::Plan;
 use crate::roster::Slot;
-use crate::transcript::SignedHeader;
+use crate::transcript::{CheckedSegment, SignedHeader};
 
 /// What happens to a party.
 pub enum Event {
@@ -34,6 +34,8 @@ pub enum Event {
         /// 8 bytes a word
         bytes: Vec<u8>,
     },
+    /// The same, when somebody has accepted the words already.
+    Checked(CheckedSegment),
     /// The record of [`Action::Persist`] is on disk.
     Persisted {
         /// the number given with it

@@ -184,8 +184,7 @@ impl<S: Verify> Engine<S> {
     /// Begins the current round, or waits for its segments.
     fn begin_round(&mut self, out: &mut Vec<Action>) -> Step<()> {
         let until = self.plan.rounds[self.round].stream_until;
-        // Those of the next round load while this one is under way.
-        let ahead = self.plan.rounds.get(self.round + 1).map_or(until, |r| r.stream_until);
+        let ahead = ahead_until(&self.plan, self.round);
         out.extend(self.stream.ask(ahead).map(Action::NeedSegment));
         if self.stream.missing(until).is_some() {
             // Armed once: whatever arrives meanwhile, the owner's time runs on.
@@ -330,11 +329,7 @@ impl<S: Verify> Engine<S> {
         let plan = Arc::clone(&self.plan);
         let round = &plan.rounds[self.round];
         self.machine.free(round);
-        if let Some(below) = self.stream.drop_below(round.stream_from)
-            && !self.replays
-        {
-            out.push(Action::DropSegments { below });
-        }
+        out.extend(self.stream.drop_below(round.stream_from).map(|below| Action::DropSegments { below }));
         self.round += 1;
         self.checkpoint(out)?;
         if round.check { self.begin_check(out) } else { self.begin_round(out) }
@@ -864,9 +859,11 @@ impl<S: Verify> Engine<S> {
             }
             Event::Segment { index, bytes } => {
                 self.stream.load(index, &bytes)?;
-                if matches!(self.state, State::Segments) {
-                    self.begin_round(&mut out)?;
-                }
+                self.loaded(&mut out)?;
+            }
+            Event::Checked(segment) => {
+                self.stream.take(segment)?;
+                self.loaded(&mut out)?;
             }
             Event::Persisted { token } => {
                 if token == self.step && matches!(self.state, State::Persisting(_)) {
@@ -896,6 +893,11 @@ impl<S: Verify> Engine<S> {
             }
         }
         Ok(out)
+    }
+
+    /// One more segment is there.
+    fn loaded(&mut self, out: &mut Vec<Action>) -> Step<()> {
+        if matches!(self.state, State::Segments) { self.begin_round(out) } else { Ok(()) }
     }
 
     /// Says again what a peer may have lost. One that was killed with all it knew lacks
@@ -956,6 +958,16 @@ impl<S: Verify> Party for Engine<S> {
     fn largest_frame(&self) -> usize {
         largest_frame(&self.plan)
     }
+}
+
+/// How far the stream is loaded in a round: that of the next one comes while it is under way.
+fn ahead_until(plan: &Plan, round: usize) -> u64 {
+    plan.rounds.get(round + 1).or(plan.rounds.get(round)).map_or(0, |round| round.stream_until)
+}
+
+/// How many segments a party asks for when it begins.
+pub fn first_segments(plan: &Plan) -> u32 {
+    stream::segments_below(ahead_until(plan, 0))
 }
 
 /// The greatest frame of a job with this plan, in bytes.

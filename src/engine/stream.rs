@@ -9,7 +9,7 @@ use crate::field::Fp61;
 use crate::keys::PublicKey;
 use crate::roster::{Roster, Slot};
 use crate::transcript::{
-    CheckedHeader, Headers, SEGMENT_WORDS, SignedHeader, StreamPlace, Transcript, TranscriptError,
+    CheckedHeader, CheckedSegment, Headers, SEGMENT_WORDS, SignedHeader, StreamPlace, Transcript, TranscriptError,
 };
 
 pub(super) struct Stream {
@@ -163,10 +163,24 @@ impl Stream {
 
     /// A segment's bytes, asked for before; verified against the signed root.
     pub(super) fn load(&mut self, index: u32, bytes: &[u8]) -> Result<(), EngineError> {
-        let header = self.headers.get(&index).filter(|_| index < self.asked && index >= self.kept_from);
-        let Some(header) = header else { return Err(EngineError::Unasked("a segment")) };
-        self.loaded.insert(index, header.accept(bytes)?);
+        let words = self.awaited(index)?.accept(bytes)?;
+        self.loaded.insert(index, words);
         Ok(())
+    }
+
+    /// A segment that was asked for before, verified under a header that must be the one that this
+    /// party has.
+    pub(super) fn take(&mut self, segment: CheckedSegment) -> Result<(), EngineError> {
+        let index = segment.index();
+        let words = segment.words(self.awaited(index)?).ok_or(EngineError::Unasked("a segment of another header"))?;
+        self.loaded.insert(index, words);
+        Ok(())
+    }
+
+    /// The header of a segment that was asked for.
+    fn awaited(&self, index: u32) -> Result<&CheckedHeader, EngineError> {
+        let header = self.headers.get(&index).filter(|_| index < self.asked && index >= self.kept_from);
+        header.ok_or(EngineError::Unasked("a segment"))
     }
 
     /// The first segment below `until` that is not verified and agreed yet.
@@ -212,6 +226,7 @@ impl Stream {
     }
 }
 
-fn segments_below(until: u64) -> u32 {
+/// Segments that hold words below `until`.
+pub(super) fn segments_below(until: u64) -> u32 {
     until.div_ceil(u64::from(SEGMENT_WORDS)) as u32
 }

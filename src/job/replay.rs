@@ -64,6 +64,7 @@ impl Entry {
             Event::Frame { from, frame } => Self::Frame { from: from.0, frame: frame.encode() },
             Event::Header(header) => Self::Header(**header),
             Event::Segment { index, .. } => Self::Segment(*index),
+            Event::Checked(segment) => Self::Segment(segment.index()),
             Event::Persisted { token } => Self::Persisted(*token),
             Event::Deadline { token, last } => Self::Deadline(*token, *last),
             Event::Gone { peer } => Self::Gone(peer.0),

@@ -19,7 +19,7 @@ use super::session::{Action, Event, Timer};
 use super::setup::Keep;
 use super::spare::{Actor, Means};
 use super::wire::Peer;
-use super::{Again, Kept};
+use super::{Again, Kept, Takes};
 use crate::backend::{Choice, Devices};
 use crate::engine::frame::{Frame, HEADER_BYTES, Kind};
 use crate::entropy::Entropy;
@@ -170,6 +170,8 @@ pub(super) struct Node {
     pub(super) ended: Option<Result<(), String>>,
     /// all that the owner sends is there
     loaded: bool,
+    /// segments below this its party takes as they come
+    takes: Takes,
 }
 
 enum Happening {
@@ -353,6 +355,7 @@ impl<'a> World<'a> {
             timers: BTreeMap::new(),
             ended: None,
             loaded: false,
+            takes: Takes::default(),
         }
     }
 
@@ -419,11 +422,16 @@ impl<'a> World<'a> {
                 let keep = Keep::new(Arc::clone(&node.store) as Arc<dyn Store>, nonce);
                 // A job that is over takes nothing.
                 let last = index + 1 == self.case.segments.len();
-                if keep.put_segment(header, bytes, self.case.job.plan().replays(), last).is_err() {
+                let (manifest, taken) = (self.case.job.manifest(), (index as u32) < node.takes.below);
+                if !(taken && node.takes.alone)
+                    && keep.put_segment(header, bytes, self.case.job.plan().replays(), last).is_err()
+                {
                     return;
                 }
-                node.loaded |= index + 1 == self.case.segments.len();
-                Event::Header(Box::new(*header))
+                node.loaded |= last;
+                let checked = header.verify(&manifest.manifest().owner, &manifest.stream()).unwrap();
+                let segment = taken.then(|| checked.segment(bytes).unwrap());
+                Event::Header { header: Box::new(*header), segment }
             }
         };
         self.step(slot, event);
@@ -454,6 +462,7 @@ impl<'a> World<'a> {
                     let life = node.life;
                     self.at(after.as_millis() as u64, Happening::Timer { slot, life, timer, number });
                 }
+                Action::Takes { below, alone } => self.nodes[slot.index()].takes = Takes { below, alone },
                 Action::Called(taken) => {
                     self.tally.called += 1;
                     self.nodes[slot.index()].slot = Some(taken);
@@ -658,6 +667,7 @@ impl<'a> World<'a> {
                         Duty::Spare(_) => None,
                     };
                     let session = self.actor(duty, addresses, slot, &store);
+                    self.nodes[slot.index()].takes = Takes::default();
                     self.nodes[slot.index()].session = Some(session);
                     self.step(slot, Event::Begin { again: true });
                     for other in self.case.agents().into_iter().filter(|other| *other != slot) {
@@ -751,7 +761,7 @@ fn describe(event: &Event) -> String {
     match event {
         Event::Begin { again } => format!("begin {again}"),
         Event::Inputs(_) => "inputs".to_owned(),
-        Event::Header(_) => "header".to_owned(),
+        Event::Header { .. } => "header".to_owned(),
         Event::Linked(peer) => format!("link with {peer}"),
         Event::Lost { peer, reason } => format!("no link with {peer}: {reason}"),
         Event::Unreachable { peer, reason } => format!("no way to {peer}: {reason}"),

@@ -203,6 +203,8 @@ struct Running {
     /// [`Plan::replays`](crate::program::plan::Plan::replays)
     replays: bool,
     status: watch::Sender<Status>,
+    /// what becomes of a segment that comes
+    takes: Mutex<Takes>,
     /// links of other agents, by their numbers, on their way to the session
     links: mpsc::UnboundedSender<(Slot, Link)>,
     /// ends the job here: for a reason, or with this process
@@ -210,6 +212,13 @@ struct Running {
     /// the result, as long as the session lasts: readers who wait for it need not
     /// have it read from the disk again, nor wait for it to be there
     concluded: OnceLock<Arc<Concluded>>,
+}
+
+/// Which segments the party takes as they come ([`session::Action::Takes`]).
+#[derive(Clone, Copy, Default)]
+struct Takes {
+    below: u32,
+    alone: bool,
 }
 
 /// How far a job has come.

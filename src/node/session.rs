@@ -28,7 +28,7 @@ use super::wire::{Peer, one_line};
 use super::{Kept, Parties};
 use crate::backend::{Device, Devices, Opened as OpenedDevice};
 use crate::engine::frame::{Frame, Kind};
-use crate::engine::{self, Checkpoint, EngineError, Outcome, Party, Record};
+use crate::engine::{self, Checkpoint, EngineError, Outcome, Party, Record, first_segments};
 use crate::entropy::Entropy;
 use crate::job::replay::{self, Survivor};
 use crate::job::{Assigned, CheckedManifest, Concluded, Conclusion, Duty, Limits};
@@ -38,7 +38,7 @@ use crate::program::plan::Plan;
 use crate::roster::Slot;
 use crate::sharing::SlotKeys;
 use crate::store::{Nonce, Store};
-use crate::transcript::SignedHeader;
+use crate::transcript::{CheckedSegment, SignedHeader};
 
 /// How long an ended job listens on, so that its last words are read.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
@@ -78,8 +78,8 @@ pub(super) enum Event {
     Begin { again: bool },
     /// The Δ of all inputs, as they came.
     Inputs(Vec<Vec<u8>>),
-    /// The header of a segment whose bytes are in the store.
-    Header(Box<SignedHeader>),
+    /// The header of a segment whose bytes are in the store, or that is here ([`Action::Takes`]).
+    Header { header: Box<SignedHeader>, segment: Option<CheckedSegment> },
     /// There is a link with a peer, the first or another one.
     Linked(Slot),
     /// The link with a peer has ended.
@@ -125,6 +125,9 @@ pub(super) enum Action {
     Sync,
     /// Report [`Event::Timer`] after this time, in place of what was armed under the name.
     Arm { timer: Timer, after: Duration },
+    /// Segments below this one are taken as they come, beside being stored; `alone` means that
+    /// nobody needs them a second time, and they need not be stored.
+    Takes { below: u32, alone: bool },
     /// All inputs are verified.
     Verified,
     /// What the first rounds draw is expanded, as far as it may be ahead.
@@ -261,6 +264,10 @@ pub(super) struct Session {
     headers: u32,
     /// segments that the party has asked for and that are not there yet
     wanted: BTreeSet<u32>,
+    /// segments that came before the party asked for them, and that it will ask for next
+    came: BTreeMap<u32, CheckedSegment>,
+    /// how far it takes them as they come
+    takes: u32,
     /// names what the party waits for
     token: u32,
     round: Option<usize>,
@@ -337,6 +344,8 @@ impl Session {
             liars: BTreeSet::new(),
             headers: 0,
             wanted: BTreeSet::new(),
+            came: BTreeMap::new(),
+            takes: 0,
             token: 0,
             round: None,
             asked: None,
@@ -402,7 +411,7 @@ impl Session {
         match event {
             Event::Begin { again } => self.begin(again),
             Event::Inputs(inputs) if self.phase == Phase::Running => self.inputs(inputs),
-            Event::Header(header) => self.header(header),
+            Event::Header { header, segment } => self.header(header, segment),
             Event::Linked(_) | Event::Lost { .. } | Event::Unreachable { .. } | Event::Message { .. } => {
                 self.of_agent(event)
             }
@@ -487,6 +496,7 @@ impl Session {
         (self.again, self.started, self.expanding) = (true, false, false);
         (self.headers, self.round, self.fed, self.asked) = (0, None, None, None);
         self.wanted.clear();
+        self.came.clear();
         self.unwritten = None;
         self.claims = Claims::new(self.plan.roster.threshold());
         self.forget_asks();
@@ -577,7 +587,19 @@ impl Session {
             party.checkpoint_before(&self.checkpoint_before);
         }
         self.party = Some(Box::new(party));
+        self.take_until(first_segments(&self.plan));
         Ok(())
+    }
+
+    /// The party has asked for segments below this one, or will when it begins. They are its own
+    /// from the moment that they come, so that memory holds no more than it asks for.
+    fn take_until(&mut self, below: u32) {
+        if below > self.takes {
+            self.takes = below;
+            // A device that is lost, or this process, begins with the first segment again.
+            let again = self.keeps || self.device.as_ref().is_none_or(|device| device.0.can_be_lost());
+            self.out.push(Action::Takes { below, alone: !again });
+        }
     }
 
     /// Says that the inputs are verified, and asks for what was missed so far.
@@ -588,11 +610,12 @@ impl Session {
         self.arm(Timer::Start, self.deadline);
     }
 
-    fn header(&mut self, header: Box<SignedHeader>) -> Step {
-        // One that is stored while the job ends is of no use.
+    fn header(&mut self, header: Box<SignedHeader>, segment: Option<CheckedSegment>) -> Step {
+        // One that comes while the job ends is of no use.
         if self.phase != Phase::Running || self.party.is_none() {
             return Ok(());
         }
+        self.came.extend(segment.map(|segment| (segment.index(), segment)));
         self.feed(engine::Event::Header(header))?;
         self.catch_up()
     }
@@ -792,13 +815,22 @@ impl Session {
                 && let Some(index) = self.wanted.first().copied().filter(|index| *index < self.headers)
             {
                 self.wanted.remove(&index);
-                let lost = || Failed(format!("segment {index} is not in this node's store any more: free its disk"));
-                let bytes = self.store.segment(self.nonce, index)?.ok_or_else(lost)?;
-                events.push_back(engine::Event::Segment { index, bytes });
+                events.push_back(match self.came.remove(&index) {
+                    Some(segment) => engine::Event::Checked(segment),
+                    None => engine::Event::Segment { index, bytes: self.stored(index)? },
+                });
             }
+        }
+        if let Some(last) = self.wanted.last() {
+            self.take_until(last + 1);
         }
         self.went_on();
         Ok(())
+    }
+
+    fn stored(&self, index: u32) -> Step<Vec<u8>> {
+        let lost = || Failed(format!("segment {index} is not in this node's store any more: free its disk"));
+        self.store.segment(self.nonce, index)?.ok_or_else(lost)
     }
 
     /// Why the party has failed, and what is known of those that are not there.
@@ -841,7 +873,7 @@ impl Session {
             }
             engine::Action::NeedSegment(index) => drop(self.wanted.insert(index)),
             // A process that comes after this one begins with the first.
-            engine::Action::DropSegments { .. } if self.plan.replays() => {}
+            engine::Action::DropSegments { .. } if self.keeps => {}
             engine::Action::DropSegments { below } => self.store.drop_segments_below(self.nonce, below)?,
             engine::Action::Arm { token } => {
                 self.token = token;
@@ -1191,7 +1223,7 @@ impl Session {
         }
         self.store.sync()?;
         self.phase = Phase::Closed;
-        self.party = None;
+        (self.party, self.came) = (None, BTreeMap::new());
         self.out.push(Action::Closed);
         Ok(())
     }
@@ -1206,7 +1238,7 @@ impl Session {
         if let Err(error) = self.store.fail(self.nonce, reason).and_then(|()| self.store.forget(self.nonce)) {
             tracing::error!(%error, "the failure of a job could not be noted in the store");
         }
-        self.party = None;
+        (self.party, self.came) = (None, BTreeMap::new());
         self.out.push(Action::Ended(Err(reason.to_owned())));
         self.failure = one_line(reason);
         self.tell(&Peer::Abort(self.failure.clone()));
@@ -1235,7 +1267,7 @@ impl Session {
             tracing::warn!(%error, "what is left of a job could not be dropped from the store");
         }
         self.phase = Phase::Closed;
-        self.party = None;
+        (self.party, self.came) = (None, BTreeMap::new());
         self.out.push(Action::Closed);
     }
 }

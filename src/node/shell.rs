@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::session::{Action, Event, Timer};
 use super::spare::Actor;
 use super::wire::{KEYS_LIMIT, REASON_LIMIT, ToNode};
-use super::{Node, Over, Parties, Running, lock};
+use super::{Node, Over, Parties, Running, Takes, lock};
 use crate::engine::largest_frame;
 use crate::keys::hex;
 use crate::net::link::Link;
@@ -197,6 +197,7 @@ impl Driver {
             Action::Send { to, message } => self.send(to, message),
             Action::Sync => self.sync(),
             Action::Arm { timer, after } => drop(self.timers.insert(timer, Instant::now() + after)),
+            Action::Takes { below, alone } => *lock(&self.job.takes) = Takes { below, alone },
             Action::Verified => self.job.status.send_modify(|status| status.verified = true),
             Action::Ready => self.job.status.send_modify(|status| status.inputs = true),
             Action::Round { round, of } => {

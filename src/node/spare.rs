@@ -222,7 +222,7 @@ impl Spare {
                 }
             }
             Event::Inputs(inputs) => self.take_inputs(&inputs)?,
-            Event::Header(_) => {
+            Event::Header { .. } => {
                 self.headers += 1;
                 self.say_ready();
             }

@@ -1,7 +1,7 @@
 //! A job's way in: the assignment, the inputs and the material stream, each
 //! checked before it costs anything and stored before it is used.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use super::shell::{self, Letter, Shell};
 use super::spare::{Actor, Means};
 use super::visit::Answering;
 use super::wire::{ADDRESS_LIMIT, ToNode, ToOwner, UPLOAD_LIMIT};
-use super::{Node, Running, Status, lock, short};
+use super::{Node, Running, Status, Takes, lock, short};
 use crate::entropy::Entropy;
 use crate::job::{Assignment, Duty, InputEntry, SignedManifest};
 use crate::keys::hex;
@@ -124,6 +124,7 @@ pub(super) fn start(
             segments_of,
             ..Status::default()
         }),
+        takes: Mutex::default(),
         links,
         stop,
         manifest,
@@ -331,10 +332,12 @@ impl Uploading {
         }
     }
 
-    /// Checks a segment, stores it, and lets the engine know.
+    /// Checks a segment, stores it if need be, and lets the engine know.
     async fn segment(&mut self, expected: u32, header: SignedHeader, frame: Bytes) -> Result<(), Failed> {
         let (store, manifest) = (Arc::clone(&self.node.config.store), self.job.manifest.clone());
         let (replays, last) = (self.job.replays, expected + 1 == self.job.status.borrow().segments_of);
+        let Takes { below, alone } = *lock(&self.job.takes);
+        let taken = expected < below;
         let stored = tokio::task::spawn_blocking(move || {
             let (found, attempt) = (header.claimed().index, header.claimed().attempt);
             if found != expected || attempt != 0 {
@@ -345,12 +348,15 @@ impl Uploading {
             let Some(ToNode::Segment { bytes, .. }) = ToNode::decode(&frame) else {
                 return Err("the owner sent a segment that changed on the way".to_owned());
             };
-            checked.accept(bytes).map_err(|error| error.to_string())?;
-            Keep::new(store, manifest.manifest().nonce).put_segment(&header, bytes, replays, last)
+            let segment = checked.segment(bytes).map_err(|error| error.to_string())?;
+            if !(taken && alone) {
+                Keep::new(store, manifest.manifest().nonce).put_segment(&header, bytes, replays, last)?;
+            }
+            Ok(Some(segment).filter(|_| taken))
         });
         match stored.await.unwrap_or_else(|_| Err("a segment could not be stored: see this node's log".to_owned())) {
-            Ok(()) => {
-                let _ = self.letters.send(Event::Header(Box::new(header)).into());
+            Ok(segment) => {
+                let _ = self.letters.send(Event::Header { header: Box::new(header), segment }.into());
                 Ok(())
             }
             // The store takes nothing for a job that is over; that is told next.

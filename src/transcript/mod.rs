@@ -12,7 +12,7 @@ mod segment;
 pub use coin::{CheckPoint, Coin, Commitment, Opened, Opening, Purpose};
 pub use running::Transcript;
 pub use segment::{
-    CheckedHeader, Headers, SEGMENT_WORDS, SegmentHeader, SignedHeader, StreamPlace, decode_words, root,
+    CheckedHeader, CheckedSegment, Headers, SEGMENT_WORDS, SegmentHeader, SignedHeader, StreamPlace, decode_words, root,
 };
 
 use crate::field::NotCanonical;

@@ -186,6 +186,29 @@ impl CheckedHeader {
     pub fn accept(&self, bytes: &[u8]) -> Result<Vec<Fp61>, TranscriptError> {
         decode_words(bytes, u64::from(self.header.words), &self.header.root, || self.header.name())
     }
+
+    /// The same, for somebody else who has the header too.
+    pub fn segment(self, bytes: &[u8]) -> Result<CheckedSegment, TranscriptError> {
+        Ok(CheckedSegment { words: self.accept(bytes)?, header: self })
+    }
+}
+
+/// The words of a segment, accepted under its header.
+pub struct CheckedSegment {
+    header: CheckedHeader,
+    words: Vec<Fp61>,
+}
+
+impl CheckedSegment {
+    /// Position among the segments.
+    pub fn index(&self) -> u32 {
+        self.header.header.index
+    }
+
+    /// The words, if they were accepted under this header and no other.
+    pub fn words(self, header: &CheckedHeader) -> Option<Vec<Fp61>> {
+        (self.header == *header).then_some(self.words)
+    }
 }
 
 /// The headers accepted in one job: one for each place, for ever.
