@@ -172,6 +172,8 @@ pub(super) struct Node {
     loaded: bool,
     /// segments below this its party takes as they come
     takes: Takes,
+    /// what its store held when readers were told before it: the job's state, and how many segments
+    told: Option<(JobState, u64)>,
 }
 
 enum Happening {
@@ -356,6 +358,7 @@ impl<'a> World<'a> {
             ended: None,
             loaded: false,
             takes: Takes::default(),
+            told: None,
         }
     }
 
@@ -441,6 +444,13 @@ impl<'a> World<'a> {
         self.trace(|| format!("{slot} hears {}", describe(&event)));
         let Some(session) = &mut self.nodes[slot.index()].session else { return };
         let mut actions = session.step(event);
+        let node = &mut self.nodes[slot.index()];
+        if actions.iter().any(|action| matches!(action, Action::Concluded(_))) {
+            let nonce = self.case.job.manifest().manifest().nonce;
+            let state = node.store.state(nonce).unwrap().unwrap();
+            node.told = Some((state, node.store.segments(nonce).unwrap().count));
+        }
+        let Some(session) = &mut node.session else { return };
         while session.prepares() {
             actions.extend(session.work().into_iter().flatten());
         }
@@ -974,6 +984,24 @@ fn a_log_that_was_changed_on_disk_is_not_spoken_from() {
             sum = sum + world.tally;
         }
         assert!(sum.damaged > 10, "{sum:?}");
+    }
+}
+
+/// A job that no later process takes up leaves nothing on disk that only this one could use, and
+/// its readers do not wait for the disk. One that is taken up gives its result once.
+#[test]
+fn readers_wait_for_the_disk_where_the_result_could_be_made_again() {
+    for (mut case, told) in [
+        (case("SPDZ", Roster::spdz(3).unwrap(), 0, 0, 0), Some((JobState::Running, 0))),
+        (case("(5, 1)", Roster::shamir(5, 1).unwrap(), 0, 0, 0), None),
+    ] {
+        assert_eq!(case.job.plan().replays(), told.is_none());
+        assert!(!case.segments.is_empty());
+        let mut world = World::new(&mut case, 1, Chaos::default());
+        world.run();
+        for node in &world.nodes {
+            assert_eq!((&node.ended, &node.told), (&Some(Ok(())), &told));
+        }
     }
 }
 

@@ -313,6 +313,12 @@ mod tests {
         let header = SignedHeader::from_bytes(&wire).unwrap().verify(&owner().public(), &place()).unwrap();
         assert_eq!(header.accept(&last_words()).unwrap(), [0, 1, 2, 3, P - 1].map(Fp61::reduce));
         assert_eq!(header.header().root, root(&[0, 1, 2, 3, P - 1].map(Fp61::reduce)));
+        let segment = || header.segment(&last_words()).unwrap();
+        assert_eq!(segment().index(), 2);
+        assert_eq!(segment().words(&header).unwrap().len(), 5);
+        let other = signed(|h| h.attempt = 1).verify(&owner().public(), &place()).unwrap();
+        assert!(segment().words(&other).is_none());
+        assert!(header.segment(&last_words()[8..]).is_err());
     }
 
     #[test]

@@ -578,6 +578,35 @@ fn a_segment_signed_differently_for_one_node_ends_the_job_before_its_use() {
 }
 
 #[test]
+fn words_accepted_under_another_header_are_not_taken() {
+    for (roster, lies) in [(shamir(4, 1), false), (spdz(), false), (shamir(4, 1), true), (spdz(), true)] {
+        let mut world = World::small(roster, 18);
+        let (place, owner) = (world.job.manifest().stream(), Arc::clone(&world.owner));
+        let headers: Vec<_> = world.segments.iter().map(|segment| segment.0).collect();
+        let mut bytes = world.segments[0].1.clone();
+        bytes[0] ^= 1;
+        // Of the owner as well, and for the same place.
+        let forged = place.sign(&owner, 0, 0, &bytes).unwrap();
+        let other = move |slot, index| lies && slot == Slot(2) && index == 0;
+        world.segment_for = Box::new(move |slot, index, out| {
+            if other(slot, index) {
+                out.clone_from(&bytes);
+            }
+        });
+        world.accepted_for = Box::new(move |slot, index| match other(slot, index) {
+            true => Some(forged),
+            false => Some(headers[index as usize]),
+        });
+        world.run();
+        if lies {
+            assert_eq!(world.error(2), &EngineError::Unasked("a segment of another header"));
+        } else {
+            world.slots().iter().for_each(|slot| assert!(world.outcomes[slot].is_ok(), "{slot}"));
+        }
+    }
+}
+
+#[test]
 fn a_second_header_for_one_place_ends_the_job() {
     let mut world = World::small(shamir(4, 1), 19);
     let (place, owner) = (world.job.manifest().stream(), Arc::clone(&world.owner));

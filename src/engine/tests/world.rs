@@ -43,6 +43,9 @@ pub struct World<'a> {
     /// segment bytes as one node gets them, if not as dealt
     #[allow(clippy::type_complexity)] // one callback
     pub segment_for: Box<dyn FnMut(Slot, u32, &mut Vec<u8>) + 'a>,
+    /// the header under which a node's shell has accepted it already, if it has
+    #[allow(clippy::type_complexity)] // one callback
+    pub accepted_for: Box<dyn FnMut(Slot, u32) -> Option<SignedHeader> + 'a>,
     pub adversary: Adversary<'a>,
     /// what each node keeps of opened words: round, transcript, words
     pub logs: BTreeMap<Slot, Vec<Logged>>,
@@ -129,6 +132,7 @@ impl<'a> World<'a> {
             records: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             segment_for: Box::new(|_, _, _| {}),
+            accepted_for: Box::new(|_, _| None),
             adversary: Box::new(|_| Verdict::Deliver),
             logs: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
@@ -214,7 +218,14 @@ impl<'a> World<'a> {
                     let mut bytes = self.segments[index as usize].1.clone();
                     (self.segment_for)(slot, index, &mut bytes);
                     // After the headers, which are queued already.
-                    self.queue.push_back((slot, Event::Segment { index, bytes }));
+                    let event = match (self.accepted_for)(slot, index) {
+                        None => Event::Segment { index, bytes },
+                        Some(header) => {
+                            let checked = header.verify(&self.owner.public(), &self.job.manifest().stream()).unwrap();
+                            Event::Checked(checked.segment(&bytes).unwrap())
+                        }
+                    };
+                    self.queue.push_back((slot, event));
                 }
                 Action::Done(outcome) => {
                     self.outcomes.insert(slot, Ok(*outcome));
