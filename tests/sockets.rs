@@ -137,6 +137,7 @@ fn planned(
         spares: &[],
         inputs: &inputs,
         readers: &readers,
+        attempts: 1,
         expires,
         note: "",
     };
@@ -355,6 +356,7 @@ fn long_job(owner: &Arc<SecretKey>, roster: Roster, nodes: &[Node]) -> Prepared 
         spares: &[],
         inputs: &inputs,
         readers: &BTreeMap::new(),
+        attempts: 1,
         expires,
         note: "",
     };

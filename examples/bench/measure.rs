@@ -217,6 +217,7 @@ fn deal(work: Work, ready: &Ready, setting: &Setting) -> Result<Vec<Line>, Fault
         spares: &[],
         inputs: &ready.inputs,
         readers: &readers,
+        attempts: 1,
         expires,
         note: "bench",
     };

@@ -67,8 +67,18 @@ impl Owner {
         let keys: Vec<_> = agents.nodes().iter().map(|n| n.key).collect();
         let expires = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs() + 3600;
         let readers = BTreeMap::new();
-        let request =
-            Request { program, roster, planning, nodes: &keys, spares: &[], inputs, readers: &readers, expires, note };
+        let request = Request {
+            program,
+            roster,
+            planning,
+            nodes: &keys,
+            spares: &[],
+            inputs,
+            readers: &readers,
+            attempts: 1,
+            expires,
+            note,
+        };
         let prepared = prepare(owner, &request, entropy)?;
         // The nodes begin to talk when the last one is ready; the dealing that
         // goes on from there counts as online.

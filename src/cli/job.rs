@@ -166,6 +166,7 @@ impl Submit {
             spares: &spares,
             inputs: &inputs,
             readers: &readers,
+            attempts: 1,
             expires: now + self.expires,
             note: &self.note,
         };

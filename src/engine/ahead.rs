@@ -8,8 +8,10 @@ use std::collections::HashMap;
 
 use super::frame::Kind;
 use super::{Engine, State, Verify};
-use crate::prg::{Address, Domain};
-use crate::program::plan::{AHEAD_WORDS, Part, Plan, Prim};
+use crate::material::{address, input_address, zero_address};
+use crate::prg::Address;
+use crate::program::Drawing;
+use crate::program::plan::{AHEAD_WORDS, Plan, Prim};
 use crate::sharing::{Raw, Sharing};
 
 /// Raw words by address, in the order in which the plan draws them. Each is
@@ -43,7 +45,7 @@ impl<S: Sharing> Stock<S> {
 
     /// Expands a piece of what the rounds from `from` on draw; false if nothing
     /// is left or it would be too much.
-    pub(super) fn more(&mut self, sharing: &S, plan: &Plan, from: usize, attempt: u32) -> bool {
+    pub(super) fn more(&mut self, sharing: &S, plan: &Plan, from: usize, drawing: &Drawing) -> bool {
         if let Some(raw) = self.making.and_then(|address| self.raw.get_mut(&address))
             && raw.more(sharing.backend())
         {
@@ -65,7 +67,7 @@ impl<S: Sharing> Stock<S> {
                 return false;
             }
             self.at.1 += 1;
-            let Some((address, zero)) = drawn(prim, attempt) else { continue };
+            let Some((address, zero)) = drawn(prim, drawing) else { continue };
             let n = (words / plan.words_per_share()) as usize;
             let mut raw = if zero { sharing.zeros(address, n) } else { sharing.raw(address, n) };
             let begun = raw.more(sharing.backend());
@@ -81,12 +83,11 @@ impl<S: Sharing> Stock<S> {
 }
 
 /// Where a step draws, and whether zeros.
-pub(super) fn drawn(prim: &Prim, attempt: u32) -> Option<(Address, bool)> {
-    let at = |domain, input, op, part| Address { domain, input, op, part, attempt };
+pub(super) fn drawn(prim: &Prim, drawing: &Drawing) -> Option<(Address, bool)> {
     Some(match prim {
-        Prim::Input { input, .. } => (at(Domain::Value, true, *input, 0), false),
-        Prim::Draw { material, part, .. } => (at(Domain::Value, false, material.0, part.number()), false),
-        Prim::OpenProduct { zero, .. } => (at(Domain::Zero, false, zero.0, Part::Value.number()), true),
+        Prim::Input { input, .. } => (input_address(*input), false),
+        Prim::Draw { material, part, .. } => (address(*material, *part, drawing.of(*material)), false),
+        Prim::OpenProduct { zero, .. } => (zero_address(*zero, drawing.of(*zero)), true),
         _ => return None,
     })
 }

@@ -4,6 +4,7 @@
 //! It has the shares of the live registers, so it never leaves the node, and only sealed the process.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -93,12 +94,40 @@ impl<S: Verify> Engine<S> {
         Ok(())
     }
 
+    /// Gives out the state behind a check of MACs, if it was asked for: what further parts of ops
+    /// that have begun are drawn with it, since another attempt would draw those of others.
+    pub(super) fn checkpoint_behind_check(&mut self, out: &mut Vec<Action>) -> Step<()> {
+        if !S::OWES || self.ending || !self.checkpoints.contains(&self.round) {
+            return Ok(());
+        }
+        let plan = Arc::clone(&self.plan);
+        let stream = &self.stream;
+        let delta = |offset, words| stream.words(offset, words);
+        for prim in plan.begun(self.round) {
+            self.machine.local(&plan, &plan.prims[prim as usize], &delta)?;
+        }
+        let words = Zeroizing::new(self.machine.words(&plan.live(self.round))?);
+        let (round, transcript, blamed) = (self.round, self.transcript.digest(), BTreeSet::new());
+        out.push(Action::Checkpoint(Box::new(Checkpoint { round, transcript, blamed, words })));
+        Ok(())
+    }
+
     /// See [`Party::restore`](super::Party::restore).
     pub(super) fn begin_at(&mut self, checkpoint: &Checkpoint) -> Step<()> {
         let Checkpoint { round, transcript, blamed, words } = checkpoint;
-        if !self.replays {
-            let what = "only jobs on Shamir that open all words all to all, none of them packed bits, have any";
+        if !self.replays && !S::OWES {
+            let what =
+                "only jobs on SPDZ, and on Shamir that open all words all to all, none of them packed bits, have any";
             return Err(EngineError::Checkpoint(what.to_owned()));
+        }
+        if S::OWES && self.attempt == 0 {
+            let what = "under SPDZ it serves a later attempt, not the first";
+            return Err(EngineError::Checkpoint(what.to_owned()));
+        }
+        let checked = |round: usize| self.plan.rounds.get(round).is_some_and(|round| round.check);
+        if S::OWES && !(checked(round - 1) && self.plan.clean_cuts().get(*round) == Some(&true)) {
+            let what = format!("the plan has none before round {round}, where a product would be of two attempts");
+            return Err(EngineError::Checkpoint(what));
         }
         if !matches!(self.state, State::New) || self.round > 0 {
             return Err(EngineError::Unasked("a checkpoint after the start"));
@@ -109,10 +138,18 @@ impl<S: Verify> Engine<S> {
         };
         self.machine.begin_at(&self.plan, *round, &live, words)?;
         if let Some(before) = round.checked_sub(1).map(|before| &self.plan.rounds[before]) {
-            self.stream.begin_at(before.stream_until, before.stream_from);
+            // Of the stream of another attempt nothing has been absorbed.
+            let absorbed = if S::OWES { before.stream_from } else { before.stream_until };
+            self.stream.begin_at(absorbed, before.stream_from);
         }
         self.transcript = Transcript::resumed(*transcript);
         self.round = *round;
+        if S::OWES {
+            self.transcript.absorb_attempt(self.attempt, *round as u32);
+            self.agreed = self.transcript.digest();
+            self.checks = self.plan.rounds[..*round].iter().filter(|round| round.check).count() as u32;
+            return Ok(());
+        }
         // Frames that came before were kept for the start.
         self.next_step();
         // The start, and one exchange for each round: nothing else comes before the end of such a plan.

@@ -113,7 +113,8 @@ pub enum Action {
         words: Vec<Fp61>,
     },
     /// Keep the state of this party, of which others learn nothing, for a restart
-    /// ([`Party::checkpoint_before`]). It follows the [`Action::Log`] of the round before it.
+    /// ([`Party::checkpoint_before`]). It follows the [`Action::Log`] of the round before it. Under
+    /// SPDZ it precedes [`Record::CheckPassed`], and must be on disk with that.
     Checkpoint(Box<Checkpoint>),
     /// Peers may be further, or their frames lost: ask them for [`Event::Words`]
     /// from the round on in which this party is, and for their frames.
@@ -135,7 +136,7 @@ pub enum Record {
         /// which check
         check: u32,
     },
-    /// this check has passed at every node
+    /// the openings of this check are right here, which is said next
     CheckPassed {
         /// which check
         check: u32,
@@ -174,6 +175,8 @@ pub struct Job {
     pub owner: PublicKey,
     /// dealt copies of the stream
     pub attempts: u32,
+    /// which of them is used
+    pub attempt: u32,
     /// Δ of each input, verified against the manifest's roots
     pub inputs: Vec<Vec<Fp61>>,
 }
@@ -190,11 +193,11 @@ pub trait Party: Send {
     /// this is called changes no word of what the party says.
     fn ahead(&mut self) -> bool;
     /// Asks for [`Action::Checkpoint`] before these rounds, if the plan has any
-    /// ([`Plan::replays`]).
+    /// ([`Plan::replays`]; under SPDZ those of [`Plan::checkpoints`]).
     fn checkpoint_before(&mut self, rounds: &[usize]);
     /// Lets a party that has not started, and has heard of headers alone, begin where
-    /// another one of the same node and job was. On [`Event::Start`] it asks for the segments
-    /// that it needs and goes on with the checkpoint's round.
+    /// another one of the same node and job was; under SPDZ in an earlier attempt. On [`Event::Start`] it asks
+    /// for the segments that it needs and goes on with the checkpoint's round.
     ///
     /// # Errors
     /// [`EngineError::Checkpoint`] where the plan has none, or the checkpoint does not fit it.

@@ -6,9 +6,9 @@ use super::check::{Owed, Verify};
 use super::error::EngineError;
 use crate::backend::Backend;
 use crate::field::Fp61;
-use crate::prg::{Address, Domain};
-use crate::program::Live;
+use crate::prg::Address;
 use crate::program::plan::{Bit, Demand, MaterialId, Part, Plan, Prim, Pub, Round, Sec};
+use crate::program::{Drawing, Live};
 use crate::roster::Slot;
 use crate::sharing::packed::{self, Bits, Merging, Replicated, Said};
 use crate::sharing::{Raw, Sharing, Words};
@@ -17,7 +17,7 @@ use crate::tensor::Dims;
 /// A node's registers and what it needs to fill them.
 pub(super) struct Machine<S: Sharing> {
     pub(super) sharing: S,
-    attempt: u32,
+    drawing: Drawing,
     /// Δ of the inputs; taken when the input is read
     inputs: Vec<Option<Vec<Fp61>>>,
     secrets: Vec<Option<S::Secret>>,
@@ -47,7 +47,7 @@ impl<S: Verify> Machine<S> {
         }
         Ok(Self {
             sharing,
-            attempt,
+            drawing: Drawing::new(plan, attempt),
             inputs: inputs.into_iter().map(Some).collect(),
             secrets: plan.sec_lens.iter().map(|_| None).collect(),
             publics: plan.pub_lens.iter().map(|_| None).collect(),
@@ -113,13 +113,13 @@ impl<S: Verify> Machine<S> {
 
     /// Expands a piece of what the rounds from `from` on draw; false if nothing is left to do.
     pub(super) fn ahead(&mut self, plan: &Plan, from: usize) -> bool {
-        self.stock.more(&self.sharing, plan, from, self.attempt)
+        self.stock.more(&self.sharing, plan, from, &self.drawing)
     }
 
     /// Drops what lies ready for the openings of a round that is not opened.
     pub(super) fn skip(&mut self, plan: &Plan, round: &Round) {
         for prim in round.open.iter().map(|i| &plan.prims[*i as usize]) {
-            if let Some((address, _)) = ahead::drawn(prim, self.attempt) {
+            if let Some((address, _)) = ahead::drawn(prim, &self.drawing) {
                 self.stock.take(address, plan.drawn_words(prim));
             }
         }
@@ -127,7 +127,7 @@ impl<S: Verify> Machine<S> {
 
     /// The raw words that a step draws: from the stock, or nothing of them expanded yet.
     fn raw(&mut self, plan: &Plan, prim: &Prim) -> Raw<S::Backend> {
-        let (address, zero) = ahead::drawn(prim, self.attempt).expect("called for steps that draw");
+        let (address, zero) = ahead::drawn(prim, &self.drawing).expect("called for steps that draw");
         let words = plan.drawn_words(prim);
         self.stock.take(address, words).unwrap_or_else(|| {
             let n = (words / plan.words_per_share()) as usize;
@@ -157,6 +157,15 @@ impl<S: Verify> Machine<S> {
         prim: &Prim,
         delta: &dyn Fn(u64, u64) -> Vec<Fp61>,
     ) -> Result<(), EngineError> {
+        if let Prim::Draw { out, .. } = prim
+            && self.secrets[out.0 as usize].is_some()
+        {
+            // With a checkpoint, here or in an earlier attempt: what lies ready is not drawn.
+            if let Some((address, _)) = ahead::drawn(prim, &self.drawing) {
+                self.stock.take(address, plan.drawn_words(prim));
+            }
+            return Ok(());
+        }
         // Before anything else is borrowed.
         let raw = matches!(prim, Prim::Input { .. } | Prim::Draw { .. }).then(|| self.raw(plan, prim));
         let s = &self.sharing;
@@ -359,7 +368,7 @@ impl<S: Verify> Machine<S> {
     }
 
     fn material_address(&self, material: MaterialId, part: Part) -> Address {
-        Address { domain: Domain::Value, input: false, op: material.0, part: part.number(), attempt: self.attempt }
+        crate::material::address(material, part, self.drawing.of(material))
     }
 }
 

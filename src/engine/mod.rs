@@ -60,6 +60,9 @@ use crate::transcript::{CheckPoint, Coin, Commitment, Opening, Purpose, StreamPl
 pub struct Engine<S: Verify> {
     plan: Arc<Plan>,
     manifest: [u8; 32],
+    attempt: u32,
+    /// what all must hold alike before the first word of the attempt
+    agreed: [u8; 32],
     machine: Machine<S>,
     stream: Stream,
     transcript: Transcript,
@@ -139,14 +142,17 @@ impl<S: Verify> Engine<S> {
     /// A party at its start. `rng` draws the nonces of commitments; it must be
     /// the operating system's, except in jobs marked insecure.
     pub fn new(job: Job, sharing: S, rng: Box<dyn CryptoRng + Send>) -> Step<Self> {
-        let attempt = 0;
+        let attempt = job.attempt;
         let place =
             StreamPlace { manifest: job.manifest, stream: 0, attempts: job.attempts, words: job.plan.stream_words };
         let roster = sharing.roster();
+        let (agreed, transcript) = begun(&job.manifest, attempt);
         Ok(Self {
             manifest: job.manifest,
+            attempt,
+            agreed,
             stream: Stream::new(job.owner, place, attempt, sharing.slot(), roster, job.plan.needed()),
-            transcript: Transcript::new(&job.manifest, EPOCH, VIEW),
+            transcript,
             machine: Machine::new(sharing, &job.plan, attempt, job.inputs)?,
             rng,
             round: 0,
@@ -310,8 +316,9 @@ impl<S: Verify> Engine<S> {
         for words in &opened {
             host.push(self.machine.sharing.backend().read(words)?);
         }
-        let batch = openings.iter().zip(&host).map(|((prim, degree, _), words)| (*prim, 0, *degree, &words[..]));
-        let bits = bits.iter().map(|(prim, words)| (*prim, 0, Degree::T, &words[..]));
+        let batch =
+            openings.iter().zip(&host).map(|((prim, degree, _), words)| (*prim, self.attempt, *degree, &words[..]));
+        let bits = bits.iter().map(|(prim, words)| (*prim, self.attempt, Degree::T, &words[..]));
         self.transcript.absorb_batch(self.round as u32, batch.chain(bits));
         if self.replays {
             let words = host.iter().map(|words| &words[..]).collect::<Vec<_>>().concat();
@@ -382,11 +389,14 @@ impl<S: Verify> Engine<S> {
         self.exchange(kind, Body::Digest(commitment.to_bytes()), Own::Commit { point, opening }, None, out)
     }
 
-    /// The check passed here; it counts once all nodes say so.
+    /// The check passed here; it counts once all nodes say so. What was sent for it is without
+    /// danger from now on, and whoever says so can go on from here: both are on disk first.
     fn check_passed(&mut self, out: &mut Vec<Action>) -> Step<()> {
         self.transcript.absorb_check(self.checks, true);
+        self.checkpoint_behind_check(out)?;
         let body = Body::Digest(self.transcript.digest());
-        self.exchange(Kind::Passed, body, Own::Nothing, None, out)
+        let record = Record::CheckPassed { check: self.checks };
+        self.exchange(Kind::Passed, body, Own::Nothing, Some(record), out)
     }
 
     /// All commitments are held: only now is the own one opened.
@@ -494,7 +504,7 @@ impl<S: Verify> Engine<S> {
     }
 
     fn header(&self, kind: Kind, step: u32, from: Slot, to: Slot) -> Header {
-        Header { manifest: self.manifest, epoch: EPOCH, view: VIEW, attempt: 0, step, kind, from, to }
+        Header { manifest: self.manifest, epoch: EPOCH, view: VIEW, attempt: self.attempt, step, kind, from, to }
     }
 
     /// A frame must be of this job, this epoch and view, and of the peer whose link it came by.
@@ -758,7 +768,6 @@ impl<S: Verify> Engine<S> {
             }
             Kind::Passed => {
                 all_equal(exchange.kind, &exchange.body, &bodies)?;
-                out.push(Action::Persist { token: self.step, record: Record::CheckPassed { check: self.checks } });
                 self.checks += 1;
                 if self.ending { self.done(out) } else { self.begin_round(out) }
             }
@@ -836,12 +845,12 @@ impl<S: Verify> Engine<S> {
                 if !matches!(self.state, State::New) {
                     return Err(EngineError::Unasked("a second start"));
                 }
-                if self.round > 0 {
+                if self.round > 0 && !S::OWES {
                     // It has agreed on the job before.
                     self.begin_round(&mut out)?;
                     return Ok(out);
                 }
-                let body = Body::Digest(self.manifest);
+                let body = Body::Digest(self.agreed);
                 self.exchange(Kind::Agree, body, Own::Nothing, None, &mut out)?;
             }
             Event::Frame { from, frame } => self.receive(from, frame, &mut out)?,
@@ -906,7 +915,7 @@ impl<S: Verify> Engine<S> {
         let said = || self.said.iter().flatten();
         if self.step > AGREE_STEP && !said().any(|frame| frame.header.kind == Kind::Agree) {
             let header = self.header(Kind::Agree, AGREE_STEP, self.slot(), to);
-            out.push(Action::Send { to, frame: Frame { header, body: Body::Digest(self.manifest) } });
+            out.push(Action::Send { to, frame: Frame { header, body: Body::Digest(self.agreed) } });
         }
         let said = said().filter(|frame| frame.header.to == to);
         out.extend(said.map(|frame| Action::Send { to, frame: frame.clone() }));
@@ -940,7 +949,8 @@ impl<S: Verify> Party for Engine<S> {
     }
 
     fn checkpoint_before(&mut self, rounds: &[usize]) {
-        self.checkpoints = rounds.iter().copied().collect();
+        let clean = if S::OWES { self.plan.clean_cuts() } else { Vec::new() };
+        self.checkpoints = rounds.iter().copied().filter(|round| !S::OWES || clean[*round]).collect();
     }
 
     fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), EngineError> {
@@ -982,6 +992,16 @@ const EPOCH: u32 = 0;
 const VIEW: u32 = 0;
 /// The first exchange, of the manifest's digest.
 const AGREE_STEP: u32 = 1;
+
+/// What is compared first, and what is absorbed before that, where an attempt begins at the beginning.
+fn begun(manifest: &[u8; 32], attempt: u32) -> ([u8; 32], Transcript) {
+    let mut transcript = Transcript::new(manifest, EPOCH, VIEW);
+    if attempt == 0 {
+        return (*manifest, transcript);
+    }
+    transcript.absorb_attempt(attempt, 0);
+    (transcript.digest(), transcript)
+}
 
 fn digest(body: &Body) -> &[u8; 32] {
     let Body::Digest(digest) = body else { unreachable!("decoded by kind") };

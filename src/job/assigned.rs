@@ -105,6 +105,8 @@ pub struct Assigned {
     #[cfg(feature = "net")]
     agent: Slot,
     keys: SlotKeys,
+    /// which dealt copy of the material is used
+    attempt: u32,
 }
 
 impl Assigned {
@@ -123,6 +125,7 @@ impl Assigned {
             #[cfg(feature = "net")]
             agent: slot,
             keys: assignment.keys,
+            attempt: 0,
         })
     }
 
@@ -150,7 +153,13 @@ impl Assigned {
         (agent, slot): (Slot, Slot),
         keys: SlotKeys,
     ) -> Self {
-        Self { manifest, plan, slot, agent, keys }
+        Self { manifest, plan, slot, agent, keys, attempt: 0 }
+    }
+
+    /// The same in another attempt, for whose material [`Assigned::party`] makes parties.
+    #[must_use]
+    pub fn in_attempt(self, attempt: u32) -> Self {
+        Self { attempt, ..self }
     }
 
     /// The signed manifest.
@@ -209,6 +218,7 @@ impl Assigned {
             manifest: manifest.digest(),
             owner: signed.owner,
             attempts: signed.attempts,
+            attempt: self.attempt,
             inputs: accepted?,
         };
         Ok(match keys {

@@ -85,6 +85,7 @@ pub fn run_with(
         spares: &[],
         inputs: &inputs,
         readers: &readers,
+        attempts: 1,
         expires: u64::MAX,
         note: "a local run",
     };

@@ -549,6 +549,16 @@ impl CheckedManifest {
         self.manifest.roster.nodes() + self.manifest.spares.len() as u8
     }
 
+    /// Whether the job goes on in another attempt when a process is lost (docs/protocols.md, 16, attempts).
+    pub fn has_attempts(&self) -> bool {
+        self.manifest.roster.scheme() == Scheme::Spdz && self.manifest.attempts > 1
+    }
+
+    /// Segments of the streams of all attempts.
+    pub fn segments(&self) -> u64 {
+        self.stream().segments().saturating_mul(self.manifest.attempts.into())
+    }
+
     /// The place of the job's material stream.
     pub fn stream(&self) -> StreamPlace {
         let Manifest { attempts, stream_words: words, .. } = self.manifest;

@@ -116,6 +116,7 @@ mod tests {
             spares: &[agent(5)],
             inputs: &BTreeMap::from([("x".to_owned(), vec![1.0])]),
             readers: &BTreeMap::new(),
+            attempts: 1,
             expires: u64::MAX,
             note: "",
         };

@@ -19,6 +19,8 @@ use crate::backend::Backend;
 use crate::backend::cpu::{Cpu, Words};
 use crate::field::{Fp61, P};
 use crate::keys::SecretKey;
+use crate::prg::Address;
+use crate::program::Drawing;
 use crate::program::plan::{MaskRef, Material, MaterialId, Part, Plan};
 use crate::roster::Scheme;
 use crate::sharing::{Dealer, packed};
@@ -84,6 +86,7 @@ impl SegmentStream {
         }
         check(&plan)?;
         let deal = Deal {
+            drawing: Drawing::new(&plan, attempt),
             plan,
             dealer,
             attempt,
@@ -126,6 +129,7 @@ struct Deal {
     plan: Arc<Plan>,
     dealer: Arc<dyn Dealer>,
     attempt: u32,
+    drawing: Drawing,
     /// the first op that the stream has not passed
     op: usize,
     /// whole masks of recent products
@@ -145,6 +149,11 @@ struct Run {
 }
 
 impl Deal {
+    /// Where a part is drawn by the nodes.
+    fn at(&self, material: MaterialId, part: Part) -> Address {
+        address(material, part, self.drawing.of(material))
+    }
+
     /// The bytes of the words `first..first + len`; windows come in order.
     fn window(&mut self, first: u64, len: usize) -> Vec<u8> {
         let plan = Arc::clone(&self.plan);
@@ -191,10 +200,10 @@ impl Deal {
             && !self.rows.contains_key(&op)
         {
             let id = MaterialId(op as u32);
-            let r = self.dealer.uniform(address(id, Part::Value, self.attempt), *n);
+            let r = self.dealer.uniform(self.at(id, Part::Value), *n);
             let mut rows = packed::rows(&r, leaves, *sign);
             // What is added to the uniform sharing to make it one of these rows.
-            let at = address(id, Part::Rows, self.attempt);
+            let at = self.at(id, Part::Rows);
             let add = |(i, chunk): (usize, &mut [u64])| self.dealer.uniform_bits_range(at, (i * PIECE) as u64, chunk);
             rows.par_chunks_mut(PIECE).enumerate().for_each(add);
             self.rows.insert(op, std::mem::take(&mut *rows));
@@ -214,7 +223,7 @@ impl Deal {
             let Material::Mask { n } = self.plan.material[id.0 as usize].material else {
                 unreachable!("checked when the stream was made")
             };
-            let mut words = self.dealer.uniform(address(id, Part::Value, self.attempt), n);
+            let mut words = self.dealer.uniform(self.at(id, Part::Value), n);
             let kept: usize = self.masks.values().map(|m| Cpu.len(m)).sum();
             if kept + n > MASK_CACHE {
                 self.masks.clear();
@@ -235,7 +244,7 @@ impl Deal {
         }
         let mut values = Zeroizing::new(vec![Fp61::ZERO; n]);
         self.values(run, first, &mut values);
-        let at = address(MaterialId(run.op as u32), run.part, self.attempt);
+        let at = self.at(MaterialId(run.op as u32), run.part);
         if run.mac {
             let macs = self.dealer.mac_corrections_range(at, first as u64, &values);
             macs.expect("only a scheme with MACs has such runs")
@@ -319,7 +328,7 @@ impl Deal {
 
     /// Random bits as words, as they lie packed: rows of n, a lane each.
     fn known_bits(&self, op: usize, n: usize, mut first: usize, mut out: &mut [Fp61]) {
-        let at = address(MaterialId(op as u32), Part::Rows, self.attempt);
+        let at = self.at(MaterialId(op as u32), Part::Rows);
         while !out.is_empty() {
             let (row, column) = (first / n, first % n);
             let len = (n - column).min(out.len());
@@ -337,7 +346,7 @@ impl Deal {
 
     /// The canonical words that the nodes' uniform shares of an op stand for.
     fn uniform(&self, op: usize, first: usize, out: &mut [Fp61]) {
-        self.dealer.uniform_range(address(MaterialId(op as u32), Part::Value, self.attempt), first as u64, out);
+        self.dealer.uniform_range(self.at(MaterialId(op as u32), Part::Value), first as u64, out);
     }
 }
 

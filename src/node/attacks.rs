@@ -74,6 +74,7 @@ impl Cluster {
             spares: &[],
             inputs: &inputs,
             readers,
+            attempts: 1,
             expires: now + 600,
             note: "",
         };

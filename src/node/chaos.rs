@@ -55,12 +55,14 @@ pub(super) struct Case {
     /// what is sealed to the owner at each node, and the transcript, when nothing happens
     pub(super) right: BTreeMap<Slot, (Vec<Vec<u8>>, [u8; 32])>,
     ledger: Ledger,
+    /// the outputs in the clear, as computed without shares
+    real: BTreeMap<String, Vec<f64>>,
 }
 
 /// What honest nodes have ever said: the body of each message by what must not be
 /// said in two ways. Digests of segments are among them.
 #[derive(Default)]
-struct Ledger(BTreeMap<(Slot, u8, u32, Option<Slot>), blake3::Hash>, BTreeMap<u32, blake3::Hash>);
+struct Ledger(BTreeMap<(Slot, u32, u8, u32, Option<Slot>), blake3::Hash>, BTreeMap<u32, blake3::Hash>);
 
 impl Ledger {
     fn hear(&mut self, from: Slot, bytes: &[u8], fresh: bool) {
@@ -75,7 +77,11 @@ impl Ledger {
                 {
                     return;
                 }
-                let key = (from, header.kind as u8, header.step, to);
+                // Where a later attempt begins differs from run to run.
+                if fresh && header.attempt > 0 {
+                    return;
+                }
+                let key = (from, header.attempt, header.kind as u8, header.step, to);
                 let held = *self.0.entry(key).or_insert(body);
                 assert_eq!(held, body, "{from} said two things as {} of exchange {}", header.kind, header.step);
             }
@@ -96,6 +102,10 @@ impl Case {
 
 /// `turns` is how much longer than three rounds it is.
 pub(super) fn case(name: &'static str, roster: Roster, losses: u8, turns: usize, spares: u8) -> Case {
+    case_of((name, roster), losses, turns, spares, 1)
+}
+
+fn case_of((name, roster): (&'static str, Roster), losses: u8, turns: usize, spares: u8, attempts: u32) -> Case {
     let b = Builder::new();
     let x = b.input("x", "alice", Type::fixed(-9.0..=9.0), [3]);
     let y = b.input("y", "alice", Type::fixed(-9.0..=9.0), [3]);
@@ -125,14 +135,15 @@ pub(super) fn case(name: &'static str, roster: Roster, losses: u8, turns: usize,
         spares,
         inputs: &inputs,
         readers: &BTreeMap::new(),
+        attempts,
         expires: u64::MAX,
         note: name,
     };
     let job = prepare(&owner, &request, Entropy::insecure_from_seed(1)).unwrap();
     let segments = job.stream().unwrap().collect();
     let devices = Arc::new(Devices::new(Choice::Cpu, None));
-    let (right, ledger) = (BTreeMap::new(), Ledger::default());
-    let mut case = Case { name, job, owner, keys, segments, devices, right, ledger };
+    let (right, ledger, real) = (BTreeMap::new(), Ledger::default(), program.dry_run(&inputs).unwrap().outputs);
+    let mut case = Case { name, job, owner, keys, segments, devices, right, ledger, real };
     let mut world = World::new(&mut case, 0, Chaos::default());
     world.run();
     let right: BTreeMap<_, _> = roster.slots().map(|slot| (slot, world.result(slot).expect("undisturbed"))).collect();
@@ -225,6 +236,8 @@ pub(super) struct World<'a> {
     /// what a test does with messages on their way, given the time: whether they arrive
     pub(super) hook: Option<Hook<'a>>,
     ledger: Ledger,
+    /// which process of a node has spoken in an attempt
+    spoke: BTreeMap<(Slot, u32), u32>,
     pub(super) tally: Tally,
     /// what is done to the disk of a node before it is started again
     damage: Option<Damage>,
@@ -241,6 +254,8 @@ pub(super) struct Tally {
     kills: u64,
     returns: u64,
     restored: u64,
+    /// the highest attempt in which anybody spoke
+    attempts: u64,
     /// spares that have taken a slot
     pub(super) called: u64,
     links: u64,
@@ -266,6 +281,7 @@ impl<'a> World<'a> {
             tracing: std::env::var_os("BEAVERDAM_CHAOS_TRACE").is_some(),
             hook: None,
             ledger: Ledger::default(),
+            spoke: BTreeMap::new(),
             tally: Tally { jobs: 1, ..Tally::default() },
             damage: None,
             chaos,
@@ -344,7 +360,7 @@ impl<'a> World<'a> {
         let duty = Duty::check(assignment, &key.public(), 0, &Limits::unlimited()).unwrap();
         let nonce = manifest.manifest().nonce;
         store.begin(nonce, manifest.digest()).unwrap();
-        if duty.plan().replays() {
+        if duty.plan().replays() || manifest.has_attempts() {
             let keep = Keep::new(Arc::clone(&store) as Arc<dyn Store>, nonce);
             keep.put_setup(key, manifest, slot, (&bytes, &addresses), 0).unwrap();
         }
@@ -426,8 +442,9 @@ impl<'a> World<'a> {
                 // A job that is over takes nothing.
                 let last = index + 1 == self.case.segments.len();
                 let (manifest, taken) = (self.case.job.manifest(), (index as u32) < node.takes.below);
+                let kept = self.case.job.plan().replays() || manifest.has_attempts();
                 if !(taken && node.takes.alone)
-                    && keep.put_segment(header, bytes, self.case.job.plan().replays(), last).is_err()
+                    && keep.put_segment(index as u32, header, bytes, (kept, last)).is_err()
                 {
                     return;
                 }
@@ -526,6 +543,17 @@ impl<'a> World<'a> {
         let slot = self.nodes[from.index()].slot.filter(|_| !corrupt && !told);
         if let Some(slot) = slot {
             self.ledger.hear(slot, bytes, false);
+            if let Some(Peer::Frame(frame)) = Peer::decode(bytes)
+                && self.case.job.manifest().has_attempts()
+            {
+                let (attempt, life) = (Frame::decode(frame).unwrap().header.attempt, self.nodes[from.index()].life);
+                let spoke = *self.spoke.entry((slot, attempt)).or_insert(life);
+                assert_eq!(
+                    spoke, life,
+                    "a process of {slot} speaks in attempt {attempt}, in which another one has spoken"
+                );
+                self.tally.attempts = self.tally.attempts.max(u64::from(attempt));
+            }
             self.case.ledger.hear(slot, bytes, true);
         }
         let Some(epoch) = self.link(from, to).up else { return };
@@ -717,6 +745,9 @@ impl<'a> World<'a> {
     /// Every result is the right one; if `must`, all honest nodes have it but those
     /// that did not come back.
     pub(super) fn judge(&mut self, must: bool) {
+        if self.case.job.manifest().has_attempts() {
+            return self.judge_attempts();
+        }
         // A node that is done does not go back for those that have forgotten everything.
         let steady = |slot: &Slot| {
             !self.chaos.corrupt.contains(slot) && self.chaos.kills.iter().all(|(_, killed, _)| killed != slot)
@@ -756,10 +787,41 @@ impl<'a> World<'a> {
     }
 }
 
+impl World<'_> {
+    /// Where a job has several attempts, results of two runs differ in what rounding is free to choose. A
+    /// job that fails says why, and for one of the reasons for which it may.
+    fn judge_attempts(&mut self) {
+        let (plan, slots) = (Arc::clone(self.case.job.plan()), self.case.agents());
+        let results: Vec<_> = slots.iter().filter_map(|slot| Some((*slot, self.result(*slot)?))).collect();
+        assert!(results.windows(2).all(|pair| pair[0].1.1 == pair[1].1.1), "two transcripts of one result");
+        let reasons: Vec<&String> = self.nodes.iter().filter_map(|node| node.ended.as_ref()?.as_ref().err()).collect();
+        assert!(reasons.iter().all(|reason| !reason.is_empty() && !reason.contains('\n')), "{reasons:?}");
+        if results.len() < slots.len() {
+            let early = self.chaos.kills.iter().any(|(at, ..)| *at < 3000);
+            let lost = self.chaos.kills.iter().any(|(.., back)| back.is_none());
+            let may = ["in the last of", "in the middle of a check", "has finished the job"];
+            let told = |reason: &String| may.iter().any(|may| reason.contains(may));
+            assert!(early || lost || self.cut_short || reasons.iter().any(|reason| told(reason)), "{:?}", self.state());
+            self.tally.failed += 1;
+            return;
+        }
+        self.tally.done += 1;
+        for (i, output) in plan.outputs.iter().enumerate() {
+            let share = |(slot, (sealed, _)): &(Slot, (Vec<Vec<u8>>, _))| (*slot, decode_words(&sealed[i]).unwrap());
+            let shares: Vec<_> = results.iter().map(share).collect();
+            let words = self.case.job.dealer().verify_output(output.shape.len(), &shares).unwrap().words.to_vec();
+            for (word, real) in words.iter().zip(&self.case.real[&output.name]) {
+                let found = word.to_i64() as f64 * output.ty.ulp();
+                assert!((found - real).abs() <= output.error + 1e-9, "{}: {found}, expected {real}", output.name);
+            }
+        }
+    }
+}
+
 fn message_of(bytes: &[u8]) -> String {
     match Peer::decode(bytes) {
         Some(Peer::Frame(frame)) => match Frame::decode(frame) {
-            Ok(frame) => format!("{} {}", frame.header.kind, frame.header.step),
+            Ok(frame) => format!("{} {} of {}", frame.header.kind, frame.header.step, frame.header.attempt),
             Err(error) => error.to_string(),
         },
         Some(Peer::Words { round, .. }) => format!("words {round}"),
@@ -854,6 +916,15 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+fn cases_with_attempts() -> Vec<Case> {
+    let spdz = |n| Roster::spdz(n).unwrap();
+    vec![
+        case_of(("SPDZ, two nodes", spdz(2)), 0, 2, 0, 4),
+        case_of(("SPDZ, three nodes", spdz(3)), 0, 4, 0, 4),
+        case_of(("SPDZ, four nodes", spdz(4)), 0, 0, 0, 3),
+    ]
+}
+
 fn cases_with_spares() -> Vec<Case> {
     let shamir = |n, t| Roster::shamir(n, t).unwrap();
     vec![
@@ -870,7 +941,11 @@ fn chaos(mut cases: Vec<Case>, jobs: u64, first: u64) -> Tally {
     for seed in first..first + jobs {
         let index = (seed % cases.len() as u64) as usize;
         let case = &mut cases[index];
-        let (chaos, must) = misfortune(case, &mut Choices(seed));
+        let (mut chaos, must) = misfortune(case, &mut Choices(seed));
+        if case.job.manifest().has_attempts() {
+            // Each is written; the engine makes those that the plan has.
+            chaos.every = 1;
+        }
         let text = format!("seed {seed}: {} must {must}, {chaos:?}", case.name);
         let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut world = World::new(case, seed, chaos);
@@ -897,6 +972,7 @@ impl std::ops::Add for Tally {
             kills: self.kills + other.kills,
             returns: self.returns + other.returns,
             restored: self.restored + other.restored,
+            attempts: self.attempts + other.attempts,
             called: self.called + other.called,
             links: self.links + other.links,
             messages: self.messages + other.messages,
@@ -914,6 +990,19 @@ fn number(name: &str) -> Option<u64> {
 fn chaos_never_changes_a_message_nor_a_result() {
     let sum = chaos(cases(), 500, 1);
     assert!(sum.done > 300 && sum.kills > 300 && sum.returns > 200 && sum.restored > 20, "{sum:?}");
+}
+
+#[test]
+fn spdz_goes_on_in_other_attempts_in_chaos() {
+    let sum = crate::program::eager(|| chaos(cases_with_attempts(), 300, 1));
+    assert!(sum.done > 150 && sum.kills > 200 && sum.attempts > 100 && sum.restored > 50, "{sum:?}");
+}
+
+#[test]
+#[ignore = "long: set BEAVERDAM_CHAOS_JOBS"]
+fn spdz_goes_on_in_other_attempts_in_much_chaos() {
+    let (jobs, seed) = (number("BEAVERDAM_CHAOS_JOBS"), number("BEAVERDAM_CHAOS_SEED"));
+    crate::program::eager(|| chaos(cases_with_attempts(), jobs.unwrap_or(10_000), seed.unwrap_or(1)));
 }
 
 /// One word of the log, in the middle.

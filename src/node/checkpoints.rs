@@ -78,6 +78,27 @@ impl Checkpoints {
         Ok(good.into_iter().map(|(checkpoint, _)| checkpoint).collect())
     }
 
+    /// The one with this transcript, from which another attempt begins: what comes next is not written
+    /// over it. `None` if it is not there.
+    pub(super) fn begin_at(
+        &mut self,
+        plan: &Plan,
+        round: usize,
+        transcript: [u8; 32],
+    ) -> Result<Option<Checkpoint>, String> {
+        for place in 0..KEPT {
+            let Some(bytes) = self.keep.checkpoint(place)? else { continue };
+            match self.unseal(plan, &bytes) {
+                Ok(held) if held.round() == round && held.transcript() == transcript => {
+                    self.next = (place + 1) % KEPT;
+                    return Ok(Some(held));
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
     fn seal(&self, checkpoint: &Checkpoint, nonce: [u8; NONCE]) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::with_capacity(HEAD + NONCE);
         bytes.push(VERSION);
@@ -241,6 +262,23 @@ mod tests {
         for end in 0..right.len() {
             disk.keep.put_checkpoint(1, &right[..end]).unwrap();
             assert_eq!(disk.rounds(), [1], "cut at {end}");
+        }
+    }
+
+    /// Others may not have the newer one, and would lack both.
+    #[test]
+    fn what_an_attempt_begins_at_is_not_written_over_next() {
+        for (begins, left) in [(1, [1, 3]), (2, [2, 3])] {
+            let disk = Disk::new();
+            let mut node = disk.of("node", JOB, 1);
+            disk.put(1, &mut node);
+            disk.put(2, &mut node);
+            let mut node = disk.of("node", JOB, 1);
+            assert!(node.begin_at(&disk.plan, begins, [9; 32]).unwrap().is_none());
+            let held = node.begin_at(&disk.plan, begins, [begins as u8; 32]).unwrap().unwrap();
+            assert_eq!(held.round(), begins);
+            disk.put(3, &mut node);
+            assert_eq!(disk.rounds(), left);
         }
     }
 

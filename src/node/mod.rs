@@ -13,6 +13,7 @@
 //! | `session` | one node's side of one job, without sockets or clock: its party, its store, who is there |
 //! | `setup` | what a job has on disk: what it is made again from, what was opened |
 //! | `catch_up` | what others say was opened |
+//! | `attempts` | in which attempt an SPDZ job goes on, and where |
 //! | `checkpoints` | the state of a job on disk, sealed |
 //! | `resume` | where a job begins that an earlier process had begun |
 //! | `replace` | which agent stands at which slot; votes on who takes over from a crashed node |
@@ -28,10 +29,11 @@
 //!
 //! **When something ends.** A node that cannot go on says why, in one line. The others
 //! go on if the plan bears the loss, else the job ends at all. A link that breaks
-//! is made again; a process that dies takes its Shamir jobs up where they are, if they had
-//! all their data. Nothing is revealed by a job that ends early, and its material
+//! is made again; a process that dies takes its jobs up where they are, if they had
+//! all their data and can go on: under SPDZ in another attempt, if one is dealt. Nothing is revealed by a job that ends early, and its material
 //! is never used again.
 
+mod attempts;
 mod catch_up;
 mod checkpoints;
 mod replace;
@@ -200,8 +202,8 @@ struct Running {
     manifest: CheckedManifest,
     /// this agent's number: its slot, if it is a node of the roster
     agent: Slot,
-    /// [`Plan::replays`](crate::program::plan::Plan::replays)
-    replays: bool,
+    /// what the job can be taken up by is kept
+    kept: bool,
     status: watch::Sender<Status>,
     /// what becomes of a segment that comes
     takes: Mutex<Takes>,
@@ -302,7 +304,7 @@ impl Again {
     fn of(key: &SecretKey, store: &Arc<dyn Store>, limits: &job::Limits, job: &store::Job) -> Result<Self, String> {
         let keep = setup::Keep::new(Arc::clone(store), job.nonce);
         let (duty, addresses, accepted) = keep.setup(key, job.digest, limits)?;
-        let of = duty.manifest().stream().segments();
+        let of = duty.manifest().segments();
         let held = store.segments(job.nonce).map_err(|error| error.to_string())?.count;
         match held == of {
             true => Ok(Self { duty, addresses, accepted }),

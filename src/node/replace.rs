@@ -317,6 +317,7 @@ mod tests {
             spares: &[6, 7].map(key),
             inputs: &BTreeMap::from([("x".to_owned(), vec![1.0])]),
             readers: &BTreeMap::new(),
+            attempts: 1,
             expires: u64::MAX,
             note: "",
         };

@@ -11,6 +11,7 @@
 //! link both sides say in which round they are (`Behind`), and send again what the
 //! other lacks (docs/protocols.md, 16).
 
+mod attempts;
 mod replacing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::attempts::Attempts;
 use super::catch_up::{CLAIM_BYTES, Claims, SERVE_BYTES, go_back_to};
 use super::checkpoints::Checkpoints;
 use super::replace::Replacement;
@@ -236,6 +238,14 @@ pub(super) struct Session {
     /// what the party can be made again from, and what was opened, is kept
     keeps: bool,
     checkpoints: Checkpoints,
+    /// of an SPDZ job that has several, and whose data is kept
+    attempts: Attempts,
+    /// the one in which this node speaks, or has spoken last
+    attempt: u32,
+    /// segments of all attempts that are stored
+    stored: u32,
+    /// and the inputs
+    keep_inputs_done: bool,
     /// before which rounds there is one
     checkpoint_before: Vec<usize>,
     /// one that is not on disk yet
@@ -314,6 +324,10 @@ impl Session {
             others: others.collect(),
             claims: Claims::new(plan.roster.threshold()),
             keeps: recovery && plan.replays(),
+            attempts: Attempts::new(if recovery && manifest.has_attempts() { manifest.manifest().attempts } else { 1 }),
+            attempt: 0,
+            stored: 0,
+            keep_inputs_done: false,
             plan,
             slot,
             nonce,
@@ -432,8 +446,11 @@ impl Session {
         if !again {
             return Ok(());
         }
-        let from = self.on_disk();
-        from.and_then(|from| self.go_on(from)).map_err(|Failed(reason)| {
+        let again = match self.has_attempts() {
+            true => self.wait_again(),
+            false => self.on_disk().and_then(|from| self.go_on(from)),
+        };
+        again.map_err(|Failed(reason)| {
             Failed(format!("the node was restarted in the middle of it and could not go on: {reason}"))
         })
     }
@@ -559,31 +576,45 @@ impl Session {
         if self.assigned.is_none() {
             return Err(Failed("the inputs came twice".to_owned()));
         }
-        if self.keeps {
+        let keeps = self.keeps || self.has_attempts();
+        if keeps {
             self.keep.put_inputs(&inputs).map_err(Failed)?;
         }
-        self.make_party(inputs)?;
-        if self.keeps {
+        if self.attempts.wait() {
+            // A process was lost before this node had all of it.
+            self.assigned = None;
+        } else {
+            self.make_party(inputs)?;
+        }
+        if keeps {
             // From here on others count on this node: it must be able to come back.
             self.store.sync()?;
         }
         self.out.push(Action::Verified);
+        self.keep_inputs_done = true;
+        if self.attempts.wait() {
+            self.out.push(Action::Ready);
+            return self.begin_attempt();
+        }
         self.expanding = true;
         Ok(())
     }
 
     fn make_party(&mut self, inputs: Vec<Vec<u8>>) -> Step {
         let assigned = self.assigned.take().ok_or_else(|| Failed("the inputs came twice".to_owned()))?;
-        let mut rng = self.entropy.generator(&[b"engine", &self.manifest.digest(), &[self.slot.0]])?;
+        let (digest, attempt) = (self.manifest.digest(), self.attempt.to_le_bytes());
+        let label = [&b"engine"[..], &digest, &[self.slot.0], &attempt];
+        let mut rng = self.entropy.generator(&label[..if self.attempt == 0 { 3 } else { 4 }])?;
         // It may have been lost since the last job.
         let OpenedDevice { device, fell_back } = self.devices.open()?;
         if let Some(why) = fell_back {
             tracing::debug!("this job has no GPU: {why}");
         }
+        let first = self.first_segment();
         let device = &self.device.insert(Settled(device)).0;
-        let log = Box::new(Events { store: Arc::clone(&self.store), nonce: self.nonce });
+        let log = Box::new(Events { store: Arc::clone(&self.store), nonce: self.nonce, first });
         let mut party = Survivor::new(assigned, inputs, device, &mut *rng, log)?;
-        if self.keeps {
+        if self.keeps || self.has_attempts() {
             party.checkpoint_before(&self.checkpoint_before);
         }
         self.party = Some(Box::new(party));
@@ -594,7 +625,8 @@ impl Session {
     /// The party has asked for segments below this one, or will when it begins. They are its own
     /// from the moment that they come, so that memory holds no more than it asks for.
     fn take_until(&mut self, below: u32) {
-        if below > self.takes {
+        // Another attempt may begin with others, and reads them from the store.
+        if below > self.takes && !self.has_attempts() {
             self.takes = below;
             // A device that is lost, or this process, begins with the first segment again.
             let again = self.keeps || self.device.as_ref().is_none_or(|device| device.0.can_be_lost());
@@ -612,6 +644,9 @@ impl Session {
 
     fn header(&mut self, header: Box<SignedHeader>, segment: Option<CheckedSegment>) -> Step {
         // One that comes while the job ends is of no use.
+        if self.phase == Phase::Running && self.has_attempts() {
+            return self.segment_of(header);
+        }
         if self.phase != Phase::Running || self.party.is_none() {
             return Ok(());
         }
@@ -677,6 +712,10 @@ impl Session {
                 self.send(peer, &Peer::Ready);
                 self.send(peer, &Peer::Done);
             }
+            Phase::Running if self.attempts.wait() => {
+                let offer = self.attempts.own().clone();
+                self.send(peer, &Peer::Offer { waits: true, offer });
+            }
             Phase::Running if self.party.is_some() => {
                 self.send(peer, &Peer::Ready);
                 self.send(peer, &Peer::Behind { round: self.unknown() as u32 });
@@ -687,6 +726,7 @@ impl Session {
     }
 
     fn lost(&mut self, peer: Slot, reason: String) -> Step {
+        self.attempts.forget(peer);
         let Some(other) = self.others.get_mut(&peer) else { return Ok(()) };
         if !std::mem::take(&mut other.linked) || other.over.is_some() {
             return Ok(());
@@ -743,6 +783,7 @@ impl Session {
             }
             Some(Peer::Done) => {
                 (other.ready, other.begun, other.done) = (true, true, true);
+                self.too_late(from)?;
                 self.start_if_ready()
             }
             Some(Peer::Abort(reason)) if self.phase == Phase::Done => {
@@ -752,6 +793,7 @@ impl Session {
             Some(Peer::Abort(reason)) => self.over(from, format!("{from} says: {reason}")),
             Some(Peer::Behind { round }) => self.serve(from, round as usize),
             Some(Peer::Words { round, transcript, words }) => self.claim(from, round as usize, transcript, words),
+            Some(Peer::Offer { waits, offer }) => self.offered(from, waits, offer),
             // What concerns agents is taken before.
             Some(Peer::Missing { .. } | Peer::Vote(_) | Peer::Replaced(_) | Peer::Keys { .. }) => Ok(()),
             None => {
@@ -776,6 +818,9 @@ impl Session {
             Ok(frame) => frame,
             Err(source) => return self.liar(from, EngineError::Frame { from, source }.to_string()),
         };
+        if !self.is_of_attempt(frame.header.attempt) {
+            return Ok(());
+        }
         if frame.header.kind != Kind::Segment
             && let Some(other) = self.others.get_mut(&from)
         {
@@ -817,7 +862,7 @@ impl Session {
                 self.wanted.remove(&index);
                 events.push_back(match self.came.remove(&index) {
                     Some(segment) => engine::Event::Checked(segment),
-                    None => engine::Event::Segment { index, bytes: self.stored(index)? },
+                    None => engine::Event::Segment { index, bytes: self.stored(self.first_segment() + index)? },
                 });
             }
         }
@@ -867,13 +912,17 @@ impl Session {
                         self.checking = false;
                         self.out.push(Action::Check { passed: true });
                         self.store.check_passed(self.nonce, check)?;
+                        if self.has_attempts() {
+                            // Whoever hears of it goes on, and may need this node at the checkpoint behind it.
+                            self.store.sync()?;
+                        }
                     }
                 }
                 events.push_back(engine::Event::Persisted { token });
             }
             engine::Action::NeedSegment(index) => drop(self.wanted.insert(index)),
             // A process that comes after this one begins with the first.
-            engine::Action::DropSegments { .. } if self.keeps => {}
+            engine::Action::DropSegments { .. } if self.keeps || self.has_attempts() => {}
             engine::Action::DropSegments { below } => self.store.drop_segments_below(self.nonce, below)?,
             engine::Action::Arm { token } => {
                 self.token = token;
@@ -886,6 +935,10 @@ impl Session {
                     self.keep.put_words(round, &transcript, &words).map_err(Failed)?;
                     self.durable_soon();
                 }
+            }
+            // It is durable with what follows, before anything is said behind it.
+            engine::Action::Checkpoint(checkpoint) if self.has_attempts() => {
+                self.checkpoints.put(&checkpoint).map_err(Failed)?;
             }
             // One that comes from the disk alone is not sealed.
             engine::Action::Checkpoint(checkpoint) => {
@@ -1117,6 +1170,10 @@ impl Session {
 
     /// One more deadline has passed before the party could start.
     fn start_soon(&mut self) -> Step {
+        if self.attempts.wait() {
+            self.offer_again();
+            return Ok(());
+        }
         // Fewer could confirm nothing; that they are not there says nothing of what they know.
         let linked = self.others.values().filter(|other| other.linked && other.over.is_none()).count();
         if linked > usize::from(self.plan.roster.threshold()) {
@@ -1140,6 +1197,9 @@ impl Session {
         let linked = 1 + self.others.values().filter(|other| other.linked && other.over.is_none()).count();
         if linked < self.plan.needed() {
             return Err(Failed(self.not_linked()));
+        }
+        if self.attempts.wait() {
+            return self.nobody_offers();
         }
         self.start_without(true)?;
         // Inputs may take as long as their owner takes to send them.
@@ -1191,7 +1251,7 @@ impl Session {
         let mut rng = self.entropy.generator(&[b"seal", &self.manifest.digest(), public.identity()])?;
         let traffic = (self.sent, self.received);
         let concluded = Arc::new(self.conclusion.conclude(outcome, &self.key, traffic, &mut *rng)?);
-        if self.keeps {
+        if self.keeps || self.has_attempts() {
             return self.store_result(concluded);
         }
         self.out.push(Action::Concluded(Arc::clone(&concluded)));
@@ -1206,7 +1266,10 @@ impl Session {
         drop(record);
         self.phase = Phase::Done;
         // The result stands; a disk that keeps the segments is its operator's matter.
-        if let Err(error) = self.store.drop_segments_below(self.nonce, self.segments()) {
+        if let Err(error) = self
+            .store
+            .drop_segments_below(self.nonce, self.segments().saturating_mul(self.manifest.manifest().attempts))
+        {
             tracing::warn!(%error, "the segments of a finished job could not be dropped");
         }
         self.out.push(Action::Ended(Ok(Some(concluded))));
@@ -1218,7 +1281,11 @@ impl Session {
 
     /// Leaves the job to the node's next process. To the others this one is absent.
     fn leave(&mut self) -> Step {
-        if !self.keeps || self.party.is_none() || self.headers < self.segments() {
+        let left = match self.has_attempts() {
+            true => self.is_loaded(),
+            false => self.keeps && self.party.is_some() && self.headers >= self.segments(),
+        };
+        if !left {
             return Err(Failed("this node was shut down".to_owned()));
         }
         self.store.sync()?;
@@ -1286,6 +1353,8 @@ impl Drop for Settled {
 struct Events {
     store: Arc<dyn Store>,
     nonce: Nonce,
+    /// the number of the first segment of the party's stream
+    first: u32,
 }
 
 impl replay::Log for Events {
@@ -1297,7 +1366,7 @@ impl replay::Log for Events {
         entry.ok_or_else(|| format!("event {index} is not in this node's store any more"))
     }
     fn segment(&self, index: u32) -> Result<Vec<u8>, String> {
-        let segment = self.store.segment(self.nonce, index).map_err(|e| e.to_string())?;
+        let segment = self.store.segment(self.nonce, self.first + index).map_err(|e| e.to_string())?;
         segment.ok_or_else(|| format!("segment {index} is not in this node's store any more"))
     }
 }

@@ -122,7 +122,7 @@ impl Keep {
         digest: [u8; 32],
         limits: &Limits,
     ) -> Result<(Duty, Vec<String>, u64), String> {
-        let bytes = self.get(SETUP)?.ok_or("nothing is kept to take it up by: only Shamir jobs without packed bits and kings are taken up, by nodes that run without --no-recovery")?;
+        let bytes = self.get(SETUP)?.ok_or("nothing is kept to take it up by: only Shamir jobs without packed bits and kings, and SPDZ jobs with several attempts, are taken up, by nodes that run without --no-recovery")?;
         let (slot, sealed): (u8, Sealed) = postcard::from_bytes(&bytes).map_err(|_| "its setup is damaged on disk")?;
         let slot = Slot(slot);
         let plain = open(key, &seal_info(key, digest, slot), &sealed)
@@ -188,23 +188,23 @@ impl Keep {
         Ok(inputs)
     }
 
-    /// Keeps a segment whose bytes fit its header; with the header, if the job may be made again.
+    /// Keeps a segment whose bytes fit its header, under its number in the streams of all attempts; with the header, if
+    /// the job may be made again.
     ///
     /// The last of them is on disk, and all before, when this returns: the owner may leave
     /// then, and nobody else could send them again.
     pub(super) fn put_segment(
         &self,
+        number: u32,
         header: &SignedHeader,
         bytes: &[u8],
-        replays: bool,
-        last: bool,
+        (kept, last): (bool, bool),
     ) -> Result<(), String> {
-        let index = header.claimed().index;
-        if replays {
-            self.put(HEADERS + u64::from(index), &header.to_bytes())?;
+        if kept {
+            self.put(HEADERS + u64::from(number), &header.to_bytes())?;
         }
-        self.store.put_segment(self.nonce, index, bytes).map_err(|e| e.to_string())?;
-        if replays && last {
+        self.store.put_segment(self.nonce, number, bytes).map_err(|e| e.to_string())?;
+        if kept && last {
             self.store.sync().map_err(|e| e.to_string())?;
         }
         Ok(())

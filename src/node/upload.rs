@@ -83,7 +83,7 @@ fn check(node: &Node, peer: &[u8; 32], bytes: &[u8], addresses: &[String], now: 
         config.store.fail(nonce, reason).map_err(|e| e.to_string())?;
         return Err(reason.to_owned());
     }
-    if config.recovery && duty.plan().replays() {
+    if config.recovery && (duty.plan().replays() || manifest.has_attempts()) {
         let keep = Keep::new(Arc::clone(&config.store), nonce);
         let kept = keep.put_setup(&config.key, &manifest, duty.agent(), (bytes, addresses), now);
         if let Err(reason) = kept {
@@ -105,11 +105,12 @@ pub(super) fn start(
 ) -> Result<Begun, String> {
     let manifest = duty.manifest().clone();
     let digest = manifest.digest();
-    let segments_of = manifest.stream().segments();
+    let segments_of = manifest.segments();
     let Ok(segments_of) = u32::try_from(segments_of) else {
         return Err(format!("the material has {segments_of} segments, expected at most {}", u32::MAX));
     };
     let segments = if again { segments_of } else { 0 };
+    let has_attempts = manifest.has_attempts();
     let (links, links_in) = mpsc::unbounded_channel();
     let (stop, stops) = mpsc::unbounded_channel();
     let (letters, letters_in) = mpsc::unbounded_channel();
@@ -128,7 +129,7 @@ pub(super) fn start(
         links,
         stop,
         manifest,
-        replays: node.config.recovery && duty.plan().replays(),
+        kept: node.config.recovery && (duty.plan().replays() || has_attempts),
         concluded: OnceLock::new(),
     });
     let plan = Arc::clone(duty.plan());
@@ -335,13 +336,16 @@ impl Uploading {
     /// Checks a segment, stores it if need be, and lets the engine know.
     async fn segment(&mut self, expected: u32, header: SignedHeader, frame: Bytes) -> Result<(), Failed> {
         let (store, manifest) = (Arc::clone(&self.node.config.store), self.job.manifest.clone());
-        let (replays, last) = (self.job.replays, expected + 1 == self.job.status.borrow().segments_of);
+        let (kept, last) = (self.job.kept, expected + 1 == self.job.status.borrow().segments_of);
         let Takes { below, alone } = *lock(&self.job.takes);
         let taken = expected < below;
         let stored = tokio::task::spawn_blocking(move || {
             let (found, attempt) = (header.claimed().index, header.claimed().attempt);
-            if found != expected || attempt != 0 {
-                return Err(format!("the owner sent segment {found} of attempt {attempt}, expected {expected} of 0"));
+            // Attempt by attempt.
+            let of_each = manifest.stream().segments().max(1);
+            let (next, of) = (u64::from(expected) % of_each, u64::from(expected) / of_each);
+            if u64::from(found) != next || u64::from(attempt) != of {
+                return Err(format!("the owner sent segment {found} of attempt {attempt}, expected {next} of {of}"));
             }
             let checked =
                 header.verify(&manifest.manifest().owner, &manifest.stream()).map_err(|error| error.to_string())?;
@@ -350,7 +354,7 @@ impl Uploading {
             };
             let segment = checked.segment(bytes).map_err(|error| error.to_string())?;
             if !(taken && alone) {
-                Keep::new(store, manifest.manifest().nonce).put_segment(&header, bytes, replays, last)?;
+                Keep::new(store, manifest.manifest().nonce).put_segment(expected, &header, bytes, (kept, last))?;
             }
             Ok(Some(segment).filter(|_| taken))
         });

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::checkpoints::KEPT;
 use crate::engine::frame::Frame;
 use crate::field::Fp61;
 use crate::field::slice::{as_bytes, encode_words};
@@ -203,6 +204,41 @@ pub(crate) enum Peer<'a> {
     Replaced(Move),
     /// To the spare that has the slot: the sender's keys that the slot holds too.
     Keys { slot: Slot, keys: SubsetKeys },
+    /// From where the sender goes on, in an attempt that it has not begun. If it waits for it, else
+    /// it has begun since, and answers one that waits.
+    Offer { waits: bool, offer: Offer },
+}
+
+/// Where a node of an SPDZ job could go on, and in which attempt it has not spoken yet: those above its level.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub(crate) level: u32,
+    /// rounds and transcripts of its checkpoints, the newest last
+    pub(crate) checkpoints: Vec<(u32, [u8; 32])>,
+}
+
+impl Offer {
+    fn append_to(&self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.level.to_le_bytes());
+        for (round, transcript) in &self.checkpoints {
+            bytes.extend(round.to_le_bytes());
+            bytes.extend(transcript);
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (level, rest) = bytes.split_first_chunk()?;
+        let (checkpoints, rest) = rest.as_chunks::<36>();
+        if !rest.is_empty() || checkpoints.len() as u64 > KEPT {
+            return None;
+        }
+        let read = |bytes: &[u8; 36]| {
+            let (round, transcript) = bytes.split_first_chunk()?;
+            Some((u32::from_le_bytes(*round), transcript.try_into().ok()?))
+        };
+        let checkpoints = checkpoints.iter().map(read).collect::<Option<_>>()?;
+        Some(Self { level: u32::from_le_bytes(*level), checkpoints })
+    }
 }
 
 /// That a spare, counted from 1, takes a slot over.
@@ -268,6 +304,11 @@ impl<'a> Peer<'a> {
             Self::Missing { slots } => [&[6][..], &slots.to_le_bytes()].concat(),
             Self::Vote(Move { slot, spare }) => vec![7, slot.0, *spare],
             Self::Replaced(Move { slot, spare }) => vec![8, slot.0, *spare],
+            Self::Offer { waits, offer } => {
+                let mut bytes = vec![12, u8::from(*waits)];
+                offer.append_to(&mut bytes);
+                bytes
+            }
             Self::Keys { slot, keys } => {
                 // Never grown: what is left behind would not be wiped.
                 let mut bytes = Vec::with_capacity(2 + SUBSET_KEY * keys.0.len());
@@ -298,6 +339,9 @@ impl<'a> Peer<'a> {
             (6, slots) => Some(Self::Missing { slots: u32::from_le_bytes(slots.try_into().ok()?) }),
             (7, [slot, spare]) => Some(Self::Vote(Move { slot: Slot(*slot), spare: *spare })),
             (8, [slot, spare]) => Some(Self::Replaced(Move { slot: Slot(*slot), spare: *spare })),
+            (12, [waits @ (0 | 1), offer @ ..]) => {
+                Some(Self::Offer { waits: *waits == 1, offer: Offer::decode(offer)? })
+            }
             (9, [slot, keys @ ..]) if keys.len() <= SUBSET_KEY * MAX_SUBSETS => {
                 let keys = keys.chunks(SUBSET_KEY).map(|entry| {
                     let (subset, key) = entry.split_first_chunk()?;
@@ -395,6 +439,7 @@ mod tests {
             Peer::Vote(Move { slot: Slot(3), spare: 1 }),
             Peer::Replaced(Move { slot: Slot(3), spare: 1 }),
             Peer::Keys { slot: Slot(3), keys: SubsetKeys(vec![(Subset(7), PrgKey([1; 32]))]) },
+            Peer::Offer { waits: true, offer: Offer { level: 2, checkpoints: vec![(258, [5; 32])] } },
         ];
         for message in &to_node {
             assert_eq!(ToNode::decode(&message.encode()).as_ref(), Some(message));
@@ -408,7 +453,7 @@ mod tests {
         let mut all: Vec<String> = to_node.iter().map(|m| hex(&m.encode())).collect();
         all.extend(to_owner.iter().map(|m| hex(&m.encode())));
         all.extend(peers.iter().map(|m| hex(&m.encode())));
-        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 06 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 08 090401010101010101010101010101010101010101010101010101010101010101010001020304020202020202020202020202020202020202020202020202020202020202020201030303030303030303030303030303030303030303030303030303030303030302026e6f040404040404040404040404040404040404040404040404040404040404040403 000102 01 02 03776879 0402010000 050300000009090909090909090909090909090909090909090909090909090909090909090707070707070707 0605000000 070301 080301 0903070000000101010101010101010101010101010101010101010101010101010101010101");
+        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 06 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 08 090401010101010101010101010101010101010101010101010101010101010101010001020304020202020202020202020202020202020202020202020202020202020202020201030303030303030303030303030303030303030303030303030303030303030302026e6f040404040404040404040404040404040404040404040404040404040404040403 000102 01 02 03776879 0402010000 050300000009090909090909090909090909090909090909090909090909090909090909090707070707070707 0605000000 070301 080301 0903070000000101010101010101010101010101010101010101010101010101010101010101 0c0102000000020100000505050505050505050505050505050505050505050505050505050505050505");
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::net::{Limits, NetError, client};
 use crate::node::wire::{INPUT_CHUNK, ToNode, ToOwner, ToldState, one_line};
 use crate::program::plan::Plan;
 use crate::roster::{Scheme, Slot};
+use crate::transcript::SignedHeader;
 
 /// A node or spare, and where it is reached. What is said of a spare names it by its number after
 /// the nodes: spare 1 of four nodes is node 5.
@@ -518,7 +519,7 @@ fn hear(slot: Slot, frame: &[u8]) -> Result<(ToOwner, usize), ClientError> {
 }
 
 /// Deals the stream once, for all nodes.
-fn deal(stream: crate::material::SegmentStream, queues: &[mpsc::Sender<Bytes>]) {
+fn deal(stream: impl Iterator<Item = (SignedHeader, Vec<u8>)>, queues: &[mpsc::Sender<Bytes>]) {
     for (header, bytes) in stream {
         let mut frame = ToNode::Segment { header: &header.to_bytes(), bytes: &bytes }.encode();
         let frame = Bytes::from(std::mem::take(&mut *frame));

@@ -13,7 +13,7 @@ use crate::program::plan::Plan;
 use crate::program::{Planning, Program};
 use crate::roster::{Roster, Slot};
 use crate::sharing::{Dealer, SlotKeys, job_keys};
-use crate::transcript::root;
+use crate::transcript::{SignedHeader, root};
 
 /// When seeded jobs expire: at a fixed time, so that their manifest is reproducible.
 const SEEDED_EXPIRY: u64 = 4_102_444_800; // 2100-01-01
@@ -38,6 +38,9 @@ pub struct Request<'a> {
     /// keys by the names of readers; whoever owns an input under that name is
     /// the owner itself
     pub readers: &'a BTreeMap<String, PublicKey>,
+    /// dealt copies of the material, at least 1: how often an SPDZ job may begin, since a process that is killed
+    /// ends an attempt. Others take 1
+    pub attempts: u32,
     /// when the job must be over, in unix seconds
     pub expires: u64,
     /// for people, at most 280 bytes
@@ -59,7 +62,7 @@ pub struct Prepared {
 /// Prepares a job: plans the program, draws a nonce, masks the inputs and
 /// signs the manifest. Costs one expansion of the inputs' masks per key.
 pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) -> Result<Prepared, OwnerError> {
-    let Request { program, roster, planning, nodes, spares, inputs, readers, expires, note } = *request;
+    let Request { program, roster, planning, nodes, spares, inputs, readers, attempts, expires, note } = *request;
     let plan = Arc::new(program.plan_with(roster, planning)?);
     let words = program.encode_inputs(inputs)?;
     let mut nonce = [0; 32];
@@ -99,7 +102,7 @@ pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) 
         inputs: entries,
         keys: dealer.key_hashes(),
         stream_words: plan.stream_words,
-        attempts: 1,
+        attempts,
         outputs: outputs.collect::<Result<_, OwnerError>>()?,
         expires: if seeded { SEEDED_EXPIRY } else { expires },
         insecure_seeded: seeded,
@@ -136,10 +139,15 @@ impl Prepared {
     pub fn inputs(&self) -> &[Vec<u8>] {
         &self.inputs
     }
-    /// The material stream, dealt as it is walked.
-    pub fn stream(&self) -> Result<SegmentStream, OwnerError> {
+    /// The material stream of each attempt, one after another, dealt as it is walked.
+    pub fn stream(&self) -> Result<impl Iterator<Item = (SignedHeader, Vec<u8>)> + Send + use<>, OwnerError> {
+        let streams = (0..self.manifest.manifest().attempts).map(|attempt| self.stream_of(attempt));
+        Ok(streams.collect::<Result<Vec<_>, _>>()?.into_iter().flatten())
+    }
+    /// The material stream of one attempt.
+    pub fn stream_of(&self, attempt: u32) -> Result<SegmentStream, OwnerError> {
         let (plan, dealer) = (Arc::clone(&self.plan), Arc::clone(&self.dealer));
-        Ok(SegmentStream::new(plan, dealer, Arc::clone(&self.owner), self.manifest.stream(), 0)?)
+        Ok(SegmentStream::new(plan, dealer, Arc::clone(&self.owner), self.manifest.stream(), attempt)?)
     }
     /// The keys of the whole job: whoever holds them reads every secret of it.
     #[cfg(test)]

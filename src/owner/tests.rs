@@ -48,6 +48,7 @@ impl Done {
             spares: &[],
             inputs: &BTreeMap::from([("x".to_owned(), vec![-3.0, 4.0])]),
             readers: &BTreeMap::from([("bob".to_owned(), bob.public())]),
+            attempts: 1,
             expires: 0,
             note: "",
         };

@@ -1,14 +1,16 @@
 //! What is alive between two rounds of a plan, and before which rounds a node does well to
 //! keep it on disk (docs/protocols.md, 16, checkpoints).
 //!
-//! Where to is each node's own affair: nothing here enters the plan's digest or a
-//! message. Like all of a plan's costs this is counted, not measured; the rates of writing and
+//! Under Shamir, where to is each node's own affair: nothing here enters the plan's digest or a
+//! message. Under SPDZ a checkpoint stands behind a check, which is part of the plan. Like all of a plan's costs this is counted, not measured; the rates of writing and
 //! of making rounds again are estimates, which nothing has been fitted to yet.
 
 use std::collections::BTreeSet;
 
 use super::cost::{MATRIX_MULTIPLY_ADDS_PER_SECOND, MULTIPLY_ADDS_PER_SECOND, WORDS_PER_SECOND};
 use super::plan::{Plan, Prim, Pub, Round, Sec};
+use super::planning::Planning;
+use crate::roster::Scheme;
 
 /// Seconds of a checkpoint that holds nothing: a record on disk, made durable.
 const SECONDS: f64 = 1e-2;
@@ -20,6 +22,8 @@ const SECONDS_PER_ROUND: f64 = 1e-4;
 const SHARE: f64 = 0.03;
 /// Computing that is not worth a checkpoint, in seconds.
 const LEAST: f64 = 1.0;
+/// Exchanges of an SPDZ check.
+const CHECK_EXCHANGES: f64 = 7.0;
 
 /// The registers that are alive between two rounds, each with its length, ascending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,7 +46,8 @@ impl Live {
 }
 
 impl Plan {
-    /// What is alive before a round. Registers of packed bits are none of it.
+    /// What is alive before a round. Registers of packed bits are none of it; under SPDZ what
+    /// [`Plan::begun`] draws is.
     pub fn live(&self, round: usize) -> Live {
         let (mut secret, mut public) = (vec![false; self.sec_lens.len()], vec![false; self.pub_lens.len()]);
         let mut constants = BTreeSet::new();
@@ -60,6 +65,10 @@ impl Plan {
                 constants.remove(p);
             }
         }
+        if self.roster.scheme() == Scheme::Spdz {
+            let begun = self.begun(round).into_iter().flat_map(|i| self.prims[i as usize].written_sec());
+            begun.for_each(|x| secret[x.0 as usize] = true);
+        }
         let registers = |lens: &[usize], alive: Vec<bool>| -> Vec<(u32, u64)> {
             let all = (0..).zip(lens).zip(alive);
             all.filter(|(_, alive)| *alive).map(|((number, len), _)| (number, *len as u64)).collect()
@@ -73,22 +82,43 @@ impl Plan {
     }
 
     /// The rounds before which a node does well to keep what it computes, ascending; none where a
-    /// party cannot be made again ([`Plan::replays`]) or that takes no time.
+    /// party cannot be made again ([`Plan::replays`]) or that takes no time. Under SPDZ all of them
+    /// stand behind checks that the plan has, at [clean cuts](Plan::clean_cuts).
     ///
     /// A checkpoint takes at most 3 % of the computing since the one before it. Once that
     /// holds somewhere, the place is the one where least is alive within as much computing again.
     pub fn checkpoints(&self) -> Vec<usize> {
-        if !self.replays() {
-            return Vec::new();
+        match self.roster.scheme() {
+            Scheme::Shamir if self.replays() => self.propose(|_| true, 0.0),
+            Scheme::Shamir => Vec::new(),
+            Scheme::Spdz => {
+                let clean = self.clean_cuts();
+                self.propose(|round| clean[round] && self.rounds[round - 1].check, 0.0)
+            }
+        }
+    }
+
+    /// Where an SPDZ plan is to have checks for the sake of checkpoints behind them.
+    pub(super) fn checks_for_checkpoints(&self, planning: Planning) -> Vec<usize> {
+        let clean = self.clean_cuts();
+        self.propose(|round| clean[round], CHECK_EXCHANGES * f64::from(planning.latency_us) / 1e6)
+    }
+
+    /// The best of the rounds that may have a checkpoint, each with so many seconds of its own.
+    fn propose(&self, may: impl Fn(usize) -> bool, seconds: f64) -> Vec<usize> {
+        #[cfg(test)]
+        if tests::EAGER.get() {
+            return (1..self.opening_rounds()).filter(|round| may(*round)).collect();
         }
         let (words, before) = (self.words_between(), self.work_before());
         let end = before[self.opening_rounds()];
         let (mut rounds, mut last) = (Vec::new(), 0);
-        let least = |round: usize| (checkpoint_seconds(words[round]) / SHARE).max(LEAST);
-        let due = |last: usize, round: usize| before[round] - before[last] >= least(round);
+        let least = |round: usize| ((checkpoint_seconds(words[round]) + seconds) / SHARE).max(LEAST);
+        let due = |last: usize, round: usize| may(round) && before[round] - before[last] >= least(round);
         while let Some(first) = (last + 1..self.opening_rounds()).find(|round| due(last, *round)) {
             let until = 2.0 * before[first] - before[last];
-            let near = (first..self.opening_rounds()).take_while(|round| before[*round] <= until);
+            let near =
+                (first..self.opening_rounds()).take_while(|round| before[*round] <= until).filter(|round| may(*round));
             last = near.min_by_key(|round| words[*round]).unwrap_or(first);
             // What comes after it is made again as fast.
             if end - before[last] >= LEAST {
@@ -103,9 +133,11 @@ impl Plan {
         let shares = self.words_per_share();
         let secret = |x: &Sec| self.sec_lens[x.0 as usize] as u64 * shares;
         let mut constants = BTreeSet::new();
+        let spdz = self.roster.scheme() == Scheme::Spdz;
+        let begun = if spdz { self.begun_words() } else { vec![0; self.rounds.len()] };
         let (mut live, mut words) = (0u64, Vec::with_capacity(self.rounds.len()));
-        for round in &self.rounds {
-            words.push(live);
+        for (round, begun) in self.rounds.iter().zip(begun) {
+            words.push(live + begun);
             for prim in self.steps(round) {
                 live += prim.written_sec().map(|x| secret(&x)).sum::<u64>();
                 match (prim, prim.written_pub()) {
@@ -145,10 +177,25 @@ fn checkpoint_seconds(words: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::program::{Builder, Comparisons, Openings, Planning, Program, Type, random};
     use crate::roster::Roster;
+
+    thread_local! {
+        /// every round that may have a checkpoint has one
+        pub(crate) static EAGER: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Plans with a check and a checkpoint wherever there may be one, however short the job is.
+    pub(crate) fn eager<T>(plan: impl FnOnce() -> T) -> T {
+        EAGER.set(true);
+        let planned = plan();
+        EAGER.set(false);
+        planned
+    }
 
     fn planning() -> Planning {
         Planning { comparisons: Comparisons::Digits, openings: Openings::AllToAll, ..Planning::default() }
@@ -170,8 +217,9 @@ mod tests {
 
     #[test]
     fn what_is_alive_is_counted_alike_in_both_ways() {
-        for seed in 0..20 {
-            let plan = random::program(seed, 12).plan_with(Roster::shamir(5, 1).unwrap(), planning()).unwrap();
+        for (seed, spdz) in (0..20).flat_map(|seed| [(seed, false), (seed, true)]) {
+            let roster = if spdz { Roster::spdz(3) } else { Roster::shamir(5, 1) }.unwrap();
+            let plan = random::program(seed, 12).plan_with(roster, planning()).unwrap();
             let words = plan.words_between();
             for (round, words) in words.iter().enumerate() {
                 assert_eq!(plan.live(round).words(), *words, "seed {seed}, round {round}");
@@ -201,8 +249,30 @@ mod tests {
     fn short_jobs_and_those_that_cannot_go_on_have_none() {
         assert!(training(10, 3).plan_with(Roster::shamir(5, 1).unwrap(), planning()).unwrap().checkpoints().is_empty());
         let long = training(100, 600);
-        assert!(long.plan(Roster::spdz(3).unwrap()).unwrap().checkpoints().is_empty());
         let king = Planning { openings: Openings::King, ..planning() };
         assert!(long.plan_with(Roster::shamir(4, 1).unwrap(), king).unwrap().checkpoints().is_empty());
+    }
+
+    #[test]
+    fn checks_of_long_spdz_jobs_stand_where_checkpoints_pay() {
+        let roster = Roster::spdz(3).unwrap();
+        let plan = training(100, 600).plan_with(roster, planning()).unwrap();
+        let (rounds, clean, before) = (plan.checkpoints(), plan.clean_cuts(), plan.work_before());
+        assert!(rounds.len() > 1, "{rounds:?}");
+        assert!(rounds.iter().all(|round| clean[*round] && plan.rounds[round - 1].check));
+        for (from, to) in [0].iter().chain(&rounds).zip(&rounds) {
+            assert!(before[*to] - before[*from] >= LEAST, "before round {to}");
+        }
+        // The check is counted with those that would not be there without.
+        let waits = CHECK_EXCHANGES * f64::from(planning().latency_us) / 1e6;
+        let added = plan.checks_for_checkpoints(planning());
+        for (from, to) in [0].iter().chain(&added).zip(&added) {
+            assert!(before[*to] - before[*from] >= waits / SHARE, "before round {to}");
+        }
+        let short = training(10, 3).plan_with(roster, planning()).unwrap();
+        assert!(short.checkpoints().is_empty() && short.rounds.iter().all(|round| !round.check));
+        // The farther the nodes, the fewer.
+        let far = Planning { latency_us: 100_000, ..planning() };
+        assert!(plan.checks_for_checkpoints(far).len() < added.len());
     }
 }

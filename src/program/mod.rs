@@ -4,6 +4,7 @@
 //! [`Program`]: typed, ranged, digestible, independent of who computes it.
 //! The room knows rosters, never nodes, keys, material or time.
 
+mod attempts;
 mod builder;
 mod check;
 mod checkpoints;
@@ -26,9 +27,12 @@ mod serial;
 pub mod table;
 mod types;
 
+pub use attempts::Drawing;
 pub use builder::{Builder, Tensor};
 pub use check::{MAX_NAME, MAX_REPEAT, MAX_SHIFT, MAX_THRESHOLDS, MAX_VALUES};
 pub use checkpoints::Live;
+#[cfg(test)]
+pub(crate) use checkpoints::tests::eager;
 pub use cost::{
     Cost, LINK_BYTES_PER_SECOND, MATRIX_MULTIPLY_ADDS_PER_SECOND, MULTIPLY_ADDS_PER_SECOND, OUTPUT_WORDS_PER_SECOND,
     Report, SECONDS_PER_EXCHANGE, SECONDS_PER_JOB, WORDS_PER_SECOND,

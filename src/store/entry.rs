@@ -14,6 +14,8 @@ pub(super) struct Entry {
     pub(super) reserved: u64,
     opened: Option<u32>,
     passed: Option<u32>,
+    /// the highest in which this node may have spoken
+    pub(super) attempt: u32,
 }
 
 /// What a claimed round asks of the store.
@@ -31,9 +33,14 @@ impl Entry {
     pub(super) fn begin(known: Option<&Self>, nonce: &Nonce, digest: [u8; 32]) -> Result<Self, StoreError> {
         let job = short(nonce);
         match known {
-            None => {
-                Ok(Self { digest, state: JobState::Running, reserved: u64::from(RESERVE), opened: None, passed: None })
-            }
+            None => Ok(Self {
+                digest,
+                state: JobState::Running,
+                reserved: u64::from(RESERVE),
+                opened: None,
+                passed: None,
+                attempt: 0,
+            }),
             Some(known) if known.digest == digest => Err(StoreError::AlreadyStarted { job }),
             Some(known) => Err(StoreError::NonceReused { job, known: short(&known.digest), found: short(&digest) }),
         }
@@ -86,6 +93,20 @@ impl Entry {
             }
             None => Ok(()),
         }
+    }
+
+    /// Another attempt: its material and its checks are its own.
+    pub(super) fn begin_attempt(&mut self, nonce: &Nonce, attempt: u32) -> Result<(), StoreError> {
+        self.must_run(nonce)?;
+        if attempt <= self.attempt {
+            return Err(StoreError::UsedAttempt { job: short(nonce), attempt, used: self.attempt });
+        }
+        if self.open_check().is_some() {
+            let reason = "it has opened its part of a check and not seen the end, after which its MAC key may be known";
+            return Err(StoreError::NoResume { job: short(nonce), reason });
+        }
+        (self.attempt, self.reserved, self.opened, self.passed) = (attempt, u64::from(RESERVE), None, None);
+        Ok(())
     }
 
     pub(super) fn open_check(&self) -> Option<u32> {

@@ -128,7 +128,8 @@ impl Store for MemoryStore {
     }
 
     fn check_passed(&self, nonce: Nonce, check: u32) -> Result<(), StoreError> {
-        self.with(nonce, |kept| kept.entry.check_passed(&nonce, check))
+        self.with(nonce, |kept| kept.entry.check_passed(&nonce, check))?;
+        self.sync()
     }
 
     fn open_check(&self, nonce: Nonce) -> Result<Option<u32>, StoreError> {
@@ -182,6 +183,19 @@ impl Store for MemoryStore {
             (kept.next, kept.interrupted) = (0, false);
             Ok(())
         })
+    }
+
+    fn begin_attempt(&self, nonce: Nonce, attempt: u32) -> Result<(), StoreError> {
+        self.with(nonce, |kept| {
+            kept.entry.begin_attempt(&nonce, attempt)?;
+            kept.next = 0;
+            Ok(())
+        })?;
+        self.sync()
+    }
+
+    fn attempt(&self, nonce: Nonce) -> Result<u32, StoreError> {
+        self.with(nonce, |kept| Ok(kept.entry.attempt))
     }
 
     fn append_log(&self, nonce: Nonce, index: u32, entry: &[u8]) -> Result<(), StoreError> {

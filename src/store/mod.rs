@@ -19,7 +19,7 @@
 //!
 //! | written by | a killed process or a power loss |
 //! |---|---|
-//! | `begin`, `finish`, `fail`, `check_opened`, `forget`, `drop_record` | kept once the call has returned |
+//! | `begin`, `begin_attempt`, `finish`, `fail`, `check_opened`, `forget`, `drop_record` | kept once the call has returned |
 //! | `advance` | the cursor, at most [`RESERVE`] rounds past the last used one |
 //! | `check_passed`, `put_segment`, `put_part`, `drop_segments_below`, `append_log` | may be undone until the next `sync`, or call of the first row |
 //!
@@ -168,6 +168,16 @@ pub enum StoreError {
         job: String,
         /// why
         reason: &'static str,
+    },
+    /// An attempt in which the node may have spoken.
+    #[error("job {job} cannot begin attempt {attempt}: all up to {used} count as used, the job must end")]
+    UsedAttempt {
+        /// the job
+        job: String,
+        /// the attempt asked for
+        attempt: u32,
+        /// the highest that was begun
+        used: u32,
     },
     /// Two different segments for one place.
     #[error("job {job} holds another segment {index} already: two were sent for one place, the job must end")]
@@ -319,6 +329,17 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::NoResume`] for a job that ever opened a SPDZ check.
     fn resume(&self, nonce: Nonce) -> Result<(), StoreError>;
+
+    /// Begins another attempt of a running job, durably: its rounds are claimed and its checks counted from the
+    /// first. What is said in it stands under material of its own. Attempts may be skipped, never repeated.
+    ///
+    /// # Errors
+    /// [`StoreError::UsedAttempt`] for one at or below an earlier one; [`StoreError::NoResume`] while a
+    /// check is open, whatever the attempt: its MAC key is the job's.
+    fn begin_attempt(&self, nonce: Nonce, attempt: u32) -> Result<(), StoreError>;
+
+    /// The highest attempt that was begun; 0 is begun with the job.
+    fn attempt(&self, nonce: Nonce) -> Result<u32, StoreError>;
 
     /// Drops the segments with numbers below `index`, once they are used.
     fn drop_segments_below(&self, nonce: Nonce, index: u32) -> Result<(), StoreError>;

@@ -14,7 +14,7 @@ use redb::{
 };
 
 use super::{
-    Held, Job, JobState, Nonce, Store, StoreError,
+    Held, Job, JobState, Nonce, RESERVE, Store, StoreError,
     entry::{Claim, Entry},
     short,
     witness::{Witness, private},
@@ -46,7 +46,7 @@ const BUFFER_BYTES: usize = 4 << 20;
 const BUFFERED_ENTRY: usize = 128;
 
 /// The format of the tables; another number is another release's store.
-const FORMAT: u64 = 3;
+const FORMAT: u64 = 4;
 /// `redb` would take a gigabyte; a node is to stay small.
 const CACHE_BYTES: usize = 8 << 20;
 
@@ -458,6 +458,16 @@ impl Store for RedbStore {
         live.interrupted.remove(&nonce);
         self.memory().running.insert(nonce, Rounds { next: 0, reserved: entry.reserved });
         Ok(())
+    }
+
+    fn begin_attempt(&self, nonce: Nonce, attempt: u32) -> Result<(), StoreError> {
+        self.change(nonce, |entry| entry.begin_attempt(&nonce, attempt), |_| Ok(()))?;
+        self.memory().running.insert(nonce, Rounds { next: 0, reserved: u64::from(RESERVE) });
+        Ok(())
+    }
+
+    fn attempt(&self, nonce: Nonce) -> Result<u32, StoreError> {
+        Ok(self.entry(nonce)?.attempt)
     }
 
     fn append_log(&self, nonce: Nonce, index: u32, entry: &[u8]) -> Result<(), StoreError> {

@@ -187,6 +187,52 @@ fn only_jobs_that_run_are_resumed(store: &dyn Store) {
     assert!(matches!(store.resume(A), Err(StoreError::Over { .. })));
 }
 
+/// Each has rounds and checks of its own; an open check ends them all.
+fn attempts_only_rise(store: &dyn Store) {
+    assert!(matches!(store.begin_attempt(A, 1), Err(StoreError::Unknown { .. })));
+    store.begin(A, DIGEST).unwrap();
+    assert_eq!(store.attempt(A).unwrap(), 0);
+    assert!(matches!(store.begin_attempt(A, 0), Err(StoreError::UsedAttempt { used: 0, .. })));
+    store.advance(A, 7).unwrap();
+    store.check_opened(A, 0).unwrap();
+    assert!(matches!(store.begin_attempt(A, 1), Err(StoreError::NoResume { .. })));
+    store.check_passed(A, 0).unwrap();
+    store.begin_attempt(A, 2).unwrap();
+    assert_eq!(store.attempt(A).unwrap(), 2);
+    for used in 0..=2 {
+        assert!(matches!(store.begin_attempt(A, used), Err(StoreError::UsedAttempt { used: 2, .. })));
+    }
+    store.advance(A, 0).unwrap();
+    assert!(matches!(store.advance(A, 0), Err(StoreError::UsedMaterial { .. })));
+    store.check_opened(A, 0).unwrap();
+    assert_eq!(store.open_check(A).unwrap(), Some(0));
+    assert!(matches!(store.begin_attempt(A, 3), Err(StoreError::NoResume { .. })));
+    store.fail(A, "a reason").unwrap();
+    assert!(matches!(store.begin_attempt(A, 3), Err(StoreError::Over { .. })));
+}
+
+/// What a second process finds of an attempt that the first has begun, with what it wrote before.
+fn the_attempt_is_still_begun(store: &dyn Store) {
+    assert_eq!(store.attempt(A).unwrap(), 1);
+    assert_eq!(store.part(A, 7).unwrap().unwrap(), b"part");
+    assert!(matches!(store.begin_attempt(A, 1), Err(StoreError::UsedAttempt { used: 1, .. })));
+    store.begin_attempt(A, 2).unwrap();
+    store.advance(A, 0).unwrap();
+}
+
+fn begins_an_attempt(store: &dyn Store) {
+    store.begin(A, DIGEST).unwrap();
+    store.put_part(A, 7, &[b"part"]).unwrap();
+    store.begin_attempt(A, 1).unwrap();
+}
+
+#[test]
+fn an_attempt_that_was_begun_stays_so_when_the_process_dies() {
+    let store = MemoryStore::new();
+    begins_an_attempt(&store);
+    the_attempt_is_still_begun(&store.crashed(|_| 0));
+}
+
 /// Two jobs in the middle, of which one has opened a check.
 fn left_behind(first: &dyn Store) {
     for job in [A, B] {
@@ -278,6 +324,7 @@ macro_rules! whole_battery {
                 long_bytes_come_back_whole,
                 many_short_parts_come_back,
                 only_jobs_that_run_are_resumed,
+                attempts_only_rise,
                 what_is_forgotten_stays_burnt,
                 unknown_jobs_are_named,
             ]

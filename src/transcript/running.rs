@@ -22,6 +22,7 @@ enum Tag {
     Segment = 3,
     Coin = 4,
     Check = 5,
+    Attempt = 6,
 }
 
 /// The running hash of one job at one node. Plain public data.
@@ -44,6 +45,13 @@ impl Transcript {
     /// Goes on from the hash of everything absorbed before.
     pub fn resumed(digest: [u8; 32]) -> Self {
         Self { state: digest }
+    }
+
+    /// Absorbs that a later attempt begins here, before a round. The first one is not absorbed.
+    pub fn absorb_attempt(&mut self, attempt: u32, round: u32) {
+        self.absorb(Tag::Attempt, |record| {
+            record.update(&attempt.to_le_bytes()).update(&round.to_le_bytes());
+        });
     }
 
     /// The hash of everything absorbed so far.
@@ -144,6 +152,11 @@ mod tests {
             t.absorb_check(k, passed);
             t.digest()
         };
+        let attempt = |attempt, round| {
+            let mut t = start();
+            t.absorb_attempt(attempt, round);
+            t.digest()
+        };
         let all = [
             start().digest(),
             Transcript::new(&[8; 32], 0, 0).digest(),
@@ -159,6 +172,9 @@ mod tests {
             check(0, true),
             check(0, false),
             check(1, true),
+            attempt(1, 0),
+            attempt(2, 0),
+            attempt(1, 1),
         ];
         let distinct: std::collections::HashSet<_> = all.iter().collect();
         assert_eq!(distinct.len(), all.len());

@@ -72,15 +72,16 @@ fn the_stock_is_bounded_and_gives_nothing_twice() {
     let (sharing, n) = (node(roster), AHEAD_WORDS as usize / 5);
     let plan = products(n, 4).plan(roster).unwrap();
     let mut stock = Stock::new();
-    while stock.more(&sharing, &plan, 0, 0) {}
+    let drawing = crate::program::Drawing::new(&plan, 0);
+    while stock.more(&sharing, &plan, 0, &drawing) {}
     // The input and a mask or zeros at a time, as long as they fit whole.
     assert_eq!(stock.held(), 5 * n as u64);
     let first = plan.rounds[0].local.iter().map(|i| &plan.prims[*i as usize]);
-    let (address, _) = first.filter_map(|prim| crate::engine::ahead::drawn(prim, 0)).next().unwrap();
+    let (address, _) = first.filter_map(|prim| crate::engine::ahead::drawn(prim, &drawing)).next().unwrap();
     assert!(stock.take(address, n as u64).is_some());
     assert!(stock.take(address, n as u64).is_none());
     // A round that is over is not expanded again.
-    while stock.more(&sharing, &plan, plan.rounds.len(), 0) {}
+    while stock.more(&sharing, &plan, plan.rounds.len(), &drawing) {}
     assert_eq!(stock.held(), 4 * n as u64);
     assert!(plan.live_words() >= 5 * n as u64);
 }

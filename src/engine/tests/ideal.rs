@@ -17,6 +17,8 @@ use crate::tensor::{Dims, View};
 struct Ideal<'a> {
     plan: &'a Plan,
     dealer: &'a dyn Dealer,
+    /// of which attempt each material op is
+    attempts: &'a [u32],
     secrets: BTreeMap<u32, Words>,
     publics: BTreeMap<u32, Words>,
     /// rows of bits, one after the other, n of c to a row and threshold
@@ -26,7 +28,18 @@ struct Ideal<'a> {
 /// The outputs of a plan on inputs in the clear, and the random integers that
 /// it drew, in its order.
 fn ideal(plan: &Plan, dealer: &dyn Dealer, inputs: &[Vec<Fp61>]) -> (Vec<Vec<Fp61>>, Vec<Fp61>) {
-    let mut ideal = Ideal { plan, dealer, secrets: BTreeMap::new(), publics: BTreeMap::new(), bits: BTreeMap::new() };
+    ideal_of(plan, dealer, inputs, &vec![0; plan.material.len()])
+}
+
+/// The same where each material op is of an attempt.
+pub(super) fn ideal_of(
+    plan: &Plan,
+    dealer: &dyn Dealer,
+    inputs: &[Vec<Fp61>],
+    attempts: &[u32],
+) -> (Vec<Vec<Fp61>>, Vec<Fp61>) {
+    let mut ideal =
+        Ideal { plan, dealer, attempts, secrets: BTreeMap::new(), publics: BTreeMap::new(), bits: BTreeMap::new() };
     plan.prims.iter().for_each(|prim| ideal.step(prim, inputs));
     let random = plan.prims.iter().filter_map(|prim| match prim {
         Prim::Draw { material, out, .. } => {
@@ -263,7 +276,8 @@ impl Ideal<'_> {
     }
 
     fn material(&self, id: MaterialId, part: Part) -> Vec<Fp61> {
-        let uniform = |id, n| self.dealer.uniform(crate::material::address(id, Part::Value, 0), n).to_vec();
+        let of = |id: MaterialId| self.attempts[id.0 as usize];
+        let uniform = |id, n| self.dealer.uniform(crate::material::address(id, Part::Value, of(id)), n).to_vec();
         match &self.plan.material[id.0 as usize].material {
             Material::Mask { n } => uniform(id, *n),
             Material::Zero { .. } | Material::Layer { .. } => unreachable!("nobody draws these as a value"),

@@ -518,7 +518,7 @@ fn often_checked(roster: Roster, seed: u64) -> World<'static> {
     for slot in world.slots() {
         let SlotKeys::Shamir(keys) = world.job.dealer().slot_keys(slot) else { panic!() };
         let (manifest, owner) = (world.job.manifest().digest(), world.owner.public());
-        let job = Job { plan: Arc::clone(&plan), manifest, owner, attempts: 1, inputs: world.job_inputs() };
+        let job = Job { plan: Arc::clone(&plan), manifest, owner, attempts: 1, attempt: 0, inputs: world.job_inputs() };
         let rng = Entropy::insecure_from_seed(seed).generator(&[b"often", &[slot.0]]).unwrap();
         let sharing = Shamir::new(roster, slot, keys, Cpu).unwrap();
         world.parties[slot.index()] = Box::new(Engine::new(job, sharing, rng).unwrap());

@@ -1,6 +1,7 @@
 mod absent;
 mod ahead;
 mod attacks;
+mod attempts;
 mod cheat;
 mod checkpoint;
 mod cost;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::backend::Device;
+use crate::backend::cpu::Cpu;
 use crate::engine::frame::Frame;
 use crate::engine::{Action, Checkpoint, Engine, EngineError, Event, Job, Outcome, Party, Record, Verify};
 use crate::entropy::Entropy;
@@ -16,6 +17,7 @@ use crate::owner::{Prepared, Request, prepare};
 use crate::program::random::Choices;
 use crate::program::{Builder, Planning, Program, Type};
 use crate::roster::{Roster, Slot};
+use crate::sharing::{SlotKeys, Spdz};
 use crate::transcript::SignedHeader;
 
 /// What the adversary does with a frame.
@@ -77,6 +79,16 @@ pub fn planned_job(
     inputs: &BTreeMap<String, Vec<f64>>,
     seed: u64,
 ) -> (Prepared, Arc<SecretKey>, Vec<SecretKey>) {
+    job_of_attempts(program, (roster, planning), inputs, seed, 1)
+}
+
+pub fn job_of_attempts(
+    program: &Program,
+    (roster, planning): (Roster, Planning),
+    inputs: &BTreeMap<String, Vec<f64>>,
+    seed: u64,
+    attempts: u32,
+) -> (Prepared, Arc<SecretKey>, Vec<SecretKey>) {
     let owner = Arc::new(SecretKey::insecure_from_seed(seed, "owner"));
     let nodes: Vec<_> = roster.slots().map(|s| SecretKey::insecure_from_seed(seed, &format!("node {}", s.0))).collect();
     let public: Vec<_> = nodes.iter().map(SecretKey::public).collect();
@@ -89,6 +101,7 @@ pub fn planned_job(
         spares: &[],
         inputs,
         readers: &readers,
+        attempts,
         expires: 0,
         note: "",
     };
@@ -119,9 +132,14 @@ impl<'a> World<'a> {
         inputs: &BTreeMap<String, Vec<f64>>,
         seed: u64,
     ) -> Self {
-        let (job, owner, nodes) = planned_job(program, (roster, planning), inputs, seed);
-        let parties = roster.slots().zip(&nodes).map(|(slot, node)| party(device, &job, slot, node, seed)).collect();
-        let segments = job.stream().unwrap().collect();
+        Self::with(device, planned_job(program, (roster, planning), inputs, seed), seed)
+    }
+
+    /// A world of a job.
+    pub fn with(device: &Device, (job, owner, nodes): (Prepared, Arc<SecretKey>, Vec<SecretKey>), seed: u64) -> Self {
+        let slots = job.plan().roster.slots();
+        let parties = slots.zip(&nodes).map(|(slot, node)| party(device, &job, slot, node, seed)).collect();
+        let segments = job.stream_of(0).unwrap().collect();
         Self {
             job,
             owner,
@@ -141,6 +159,26 @@ impl<'a> World<'a> {
             down: BTreeSet::new(),
             order: Choices(seed),
             ahead: None,
+        }
+    }
+
+    /// Every party is gone, and begins the next attempt: at a checkpoint, if there is one for it. What it was
+    /// asked to keep stays. For SPDZ.
+    pub fn begin_attempt(&mut self, attempt: u32, at: &BTreeMap<Slot, Checkpoint>) {
+        self.queue.clear();
+        self.outcomes.clear();
+        self.sent.clear();
+        self.segments = self.job.stream_of(attempt).unwrap().collect();
+        let (roster, rounds) = (self.job.plan().roster, self.job.plan().checkpoints());
+        for slot in roster.slots() {
+            let SlotKeys::Spdz(key) = self.job.dealer().slot_keys(slot) else { panic!("for SPDZ") };
+            let sharing = Spdz::new(roster, slot, key, Cpu).unwrap();
+            let mut party = self.engine_in(attempt, sharing, self.job_inputs());
+            party.checkpoint_before(&rounds);
+            if let Some(checkpoint) = at.get(&slot) {
+                party.restore(checkpoint).unwrap();
+            }
+            self.parties[slot.index()] = party;
         }
     }
 
@@ -279,6 +317,22 @@ impl<'a> World<'a> {
         self.engine_of(1, sharing, inputs)
     }
 
+    /// The same in an attempt of a job that has several.
+    pub fn engine_in<S: Verify>(&self, attempt: u32, sharing: S, inputs: Vec<Vec<Fp61>>) -> Box<dyn Party> {
+        let manifest = self.job.manifest();
+        let job = Job {
+            plan: Arc::clone(self.job.plan()),
+            manifest: manifest.digest(),
+            owner: self.owner.public(),
+            attempts: manifest.manifest().attempts,
+            attempt,
+            inputs,
+        };
+        let label = [sharing.slot().0, attempt as u8];
+        let rng = Entropy::insecure_from_seed(0).generator(&[b"attempt", &label]).unwrap();
+        Box::new(Engine::new(job, sharing, rng).unwrap())
+    }
+
     /// The same, in a job with several dealt copies of the material.
     pub fn engine_of<S: Verify>(&self, attempts: u32, sharing: S, inputs: Vec<Vec<Fp61>>) -> Box<dyn Party> {
         let manifest = self.job.manifest();
@@ -287,6 +341,7 @@ impl<'a> World<'a> {
             manifest: manifest.digest(),
             owner: self.owner.public(),
             attempts,
+            attempt: 0,
             inputs,
         };
         let rng = Entropy::insecure_from_seed(0).generator(&[b"cheater"]).unwrap();

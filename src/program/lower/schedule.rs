@@ -37,7 +37,8 @@ pub(super) fn schedule(mut l: Lowering, outputs: Vec<OutputPlan>) -> Plan {
     renumber(&mut plan.prims, &renumbered);
     free_registers(&mut plan, &levels);
     if plan.roster.scheme() == Scheme::Spdz {
-        place_checks(&mut plan);
+        let behind = plan.checks_for_checkpoints(l.planning);
+        place_checks(&mut plan, &behind);
     } else {
         choose_kings(&mut plan, l.planning);
     }
@@ -228,7 +229,7 @@ fn choose_kings(plan: &mut Plan, planning: Planning) {
             plan.rounds[at].king = false;
         }
     }
-    place_checks(plan);
+    place_checks(plan, &[]);
     let checks = 1 + plan.rounds.iter().filter(|round| round.check).count() as u64;
     let (for_checks, their_bytes) = Kings::checks(plan.roster, checks);
     let pays = planning.pays(exchanges + for_checks, bytes.saturating_sub(their_bytes));
@@ -237,7 +238,8 @@ fn choose_kings(plan: &mut Plan, planning: Planning) {
     }
 }
 
-fn place_checks(plan: &mut Plan) {
+/// Checks wherever too much waits, and before the given rounds, ascending.
+fn place_checks(plan: &mut Plan, before: &[usize]) {
     let mut waiting = 0;
     for at in 0..plan.rounds.len() {
         let kings = plan.kings(at).map(|kings| kings.words());
@@ -253,7 +255,7 @@ fn place_checks(plan: &mut Plan) {
             Scheme::Shamir => kings.unwrap_or(0),
         };
         let round = &mut plan.rounds[at];
-        round.check = waiting > CHECK_WORDS;
+        round.check = waiting > CHECK_WORDS || before.binary_search(&(at + 1)).is_ok();
         if round.check {
             waiting = 0;
         }

@@ -1,0 +1,209 @@
+//! A session of an SPDZ job that has several attempts: it stops when a process was lost, and
+//! goes on with other masks where all nodes can (docs/protocols.md, 16, attempts).
+
+use super::{Failed, Phase, Session, Step, Timer, engine};
+use crate::engine::Checkpoint;
+use crate::job::{Duty, Limits};
+use crate::node::attempts::Asks;
+use crate::node::wire::{Offer, Peer};
+use crate::roster::Slot;
+
+impl Session {
+    /// Whether the job goes on in another attempt.
+    pub(super) fn has_attempts(&self) -> bool {
+        self.attempts.dealt() > 1
+    }
+
+    /// Segments of the streams before that of this node's attempt.
+    pub(super) fn first_segment(&self) -> u32 {
+        self.attempt * self.segments()
+    }
+
+    /// Whether all data of the attempts up to this one is here.
+    fn has_data_of(&self, attempt: u32) -> bool {
+        self.keep_inputs_done && u64::from(self.stored) >= u64::from(self.segments()) * u64::from(attempt + 1)
+    }
+
+    /// Whether all that the owner sends is here.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.has_data_of(self.attempts.dealt() - 1)
+    }
+
+    /// An earlier process may have spoken in all attempts up to its level.
+    pub(super) fn wait_again(&mut self) -> Step {
+        self.attempt = self.store.attempt(self.nonce)?;
+        self.stored = self.segments() * self.attempts.dealt();
+        self.keep_inputs_done = true;
+        self.out.push(super::Action::Ready);
+        self.stop_attempt()
+    }
+
+    /// What a peer offers.
+    pub(super) fn offered(&mut self, from: Slot, waits: bool, offer: Offer) -> Step {
+        if self.phase != Phase::Running {
+            return Ok(());
+        }
+        if !self.has_attempts() {
+            let kept = "this node keeps nothing that the job could go on from (--no-recovery), or it has one attempt";
+            return Err(Failed(format!("{from} was started again, and {kept}")));
+        }
+        match self.attempts.hear(from, waits, offer, self.attempt) {
+            Err(lie) => return self.liar(from, lie),
+            Ok(Asks::Nothing) => {}
+            Ok(Asks::Answer) => {
+                let offer = self.attempts.own().clone();
+                self.send(from, &Peer::Offer { waits: false, offer });
+                return Ok(());
+            }
+            Ok(Asks::Stop) => self.stop_attempt()?,
+            Ok(Asks::Raise(level)) => self.raise(level)?,
+        }
+        self.begin_attempt()
+    }
+
+    /// The party goes, with all that it was about to say.
+    fn stop_attempt(&mut self) -> Step {
+        tracing::warn!(attempt = self.attempt, "a process was lost: the job stops, to go on in another attempt");
+        self.party = None;
+        (self.started, self.expanding, self.checking) = (false, false, false);
+        (self.headers, self.round, self.fed, self.asked, self.unwritten) = (0, None, None, None, None);
+        // No time that was armed for the party concerns another one.
+        self.token = u32::MAX;
+        self.wanted.clear();
+        if self.store.open_check(self.nonce)?.is_some() {
+            let why = "its part of a check was sent and the end not seen, after which its MAC key may be known";
+            return Err(Failed(format!(
+                "a process was lost in the middle of a check, and this node cannot go on: {why}; submit the job again"
+            )));
+        }
+        let held = self.checkpoints.open(&self.plan).map_err(Failed)?;
+        let held = held.iter().map(|held| (held.round() as u32, held.transcript())).collect();
+        self.attempts.stop(self.attempt, held);
+        self.must_be_dealt()?;
+        let highest = self.attempts.highest();
+        if highest > self.attempt {
+            self.raise(highest)?;
+        } else {
+            self.say_offer();
+        }
+        self.arm(Timer::StartPatience, self.patience);
+        self.arm(Timer::Start, self.deadline);
+        Ok(())
+    }
+
+    /// Another node may have spoken in this attempt: this one will not.
+    fn raise(&mut self, level: u32) -> Step {
+        self.store.begin_attempt(self.nonce, level)?;
+        self.attempt = level;
+        self.attempts.raise(level);
+        self.must_be_dealt()?;
+        self.say_offer();
+        Ok(())
+    }
+
+    fn must_be_dealt(&self) -> Step {
+        let dealt = self.attempts.dealt();
+        if self.attempts.own().level + 1 < dealt {
+            return Ok(());
+        }
+        Err(Failed(format!(
+            "a process was lost in the last of {dealt} attempts that the owner has dealt: submit the job again, with more --attempts"
+        )))
+    }
+
+    /// Says to all where this node can go on.
+    pub(super) fn say_offer(&mut self) {
+        let offer = self.attempts.own().clone();
+        self.tell(&Peer::Offer { waits: true, offer });
+    }
+
+    /// Begins the next attempt once all nodes have offered to at the same level.
+    pub(super) fn begin_attempt(&mut self) -> Step {
+        let ready = self.attempts.wait() && self.phase == Phase::Running && self.has_data_of(self.attempt + 1);
+        if !ready || self.attempts.missing(self.others.keys().copied()).next().is_some() {
+            return Ok(());
+        }
+        let common = self.attempts.common();
+        let attempt = self.attempts.begin();
+        // From here on no process speaks in it but this one.
+        self.store.begin_attempt(self.nonce, attempt)?;
+        self.attempt = attempt;
+        let checkpoint = match common {
+            Some((round, transcript)) => Some(self.checkpoint_of(round, transcript)?),
+            None => None,
+        };
+        let round = checkpoint.as_ref().map_or(0, Checkpoint::round);
+        tracing::info!(attempt, round, "the job goes on in another attempt");
+        let kept = self.keep.setup(&self.key, self.manifest.digest(), &Limits::unlimited()).map_err(Failed)?;
+        let Duty::Node(assigned) = kept.0 else {
+            return Err(Failed("its setup is that of a spare, of which this job has none".to_owned()));
+        };
+        self.assigned = Some(assigned.in_attempt(attempt));
+        let inputs = self.keep.inputs(&self.manifest).map_err(Failed)?;
+        self.make_party(inputs)?;
+        if let (Some(checkpoint), Some(party)) = (&checkpoint, &mut self.party) {
+            party.restore(checkpoint)?;
+            #[cfg(test)]
+            (self.restored = true);
+        }
+        for index in 0..self.segments() {
+            let header = self.keep.header(self.first_segment() + index).map_err(Failed)?;
+            self.feed(engine::Event::Header(Box::new(header)))?;
+        }
+        self.start()?;
+        self.ask_again();
+        Ok(())
+    }
+
+    fn checkpoint_of(&mut self, round: u32, transcript: [u8; 32]) -> Step<Checkpoint> {
+        let kept = self.checkpoints.begin_at(&self.plan, round as usize, transcript).map_err(Failed)?;
+        kept.ok_or_else(|| Failed(format!("the checkpoint before round {round} is not on disk any more")))
+    }
+
+    /// Whether a frame is of the attempt that this node is in. Others come from nodes that have not heard of
+    /// it yet, or will be heard of.
+    pub(super) fn is_of_attempt(&self, attempt: u32) -> bool {
+        attempt == self.attempt || attempt >= self.attempts.dealt()
+    }
+
+    /// A deadline has passed while this node waits for the next attempt.
+    pub(super) fn offer_again(&mut self) {
+        self.say_offer();
+        self.arm(Timer::Start, self.deadline);
+    }
+
+    /// The patience with those that offer nothing is over.
+    pub(super) fn nobody_offers(&mut self) -> Step {
+        let missing: Vec<String> =
+            self.attempts.missing(self.others.keys().copied()).map(|slot| slot.to_string()).collect();
+        if !missing.is_empty() && self.is_loaded() {
+            let patience = self.patience.as_secs_f32();
+            let missing = missing.join(", ");
+            return Err(Failed(format!(
+                "{missing} did not say within {patience} s from where to go on: see whether they run"
+            )));
+        }
+        self.arm(Timer::StartPatience, self.patience);
+        Ok(())
+    }
+
+    /// Takes an owner's segment of any attempt, whose bytes are stored.
+    pub(super) fn segment_of(&mut self, header: Box<crate::transcript::SignedHeader>) -> Step {
+        self.stored += 1;
+        if self.party.is_some() && header.claimed().attempt == self.attempt {
+            self.feed(engine::Event::Header(header))?;
+            return self.catch_up();
+        }
+        self.begin_attempt()
+    }
+
+    /// A peer that is done has released its shares, and does not go back.
+    pub(super) fn too_late(&self, peer: Slot) -> Step {
+        match self.attempts.wait() {
+            false => Ok(()),
+            true => Err(Failed(format!(
+                "{peer} has finished the job, for which the last message of a process that was lost is missing here: submit it again"
+            ))),
+        }
+    }
+}
