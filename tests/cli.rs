@@ -354,6 +354,50 @@ fn a_node_that_is_killed_and_started_again_finishes_its_job() {
     }
 }
 
+/// SPDZ cannot say again what it has said: it goes on with other material.
+#[cfg(unix)]
+#[test]
+fn an_spdz_job_goes_on_in_another_attempt_when_a_node_is_killed() {
+    let mut scene = Scene::new(3);
+    let b = Builder::new();
+    let x = b.input("x", "alice", Type::fixed(-1.0..=1.0), [50]);
+    let square = |_: &Builder, s: &[Tensor]| (vec![(&s[0] * &s[0]).declare("square", -1.0..=1.0)], vec![]);
+    let (ends, _) = b.repeat(3000, std::slice::from_ref(&x), square);
+    b.output("z", "alice", &(&ends[0] + &x));
+    b.finish().unwrap().save(scene.path("long.program")).unwrap();
+    scene.write("long.csv", "0.5\n".repeat(50));
+    let roster = scene.read("roster.toml").replace("scheme = \"shamir\"\nthreshold = 1\n", "scheme = \"spdz\"\n");
+    scene.write("roster.toml", &roster);
+    let file = |name: &str| scene.at(name);
+    let (program, input) = (file("long.program"), format!("x={}", file("long.csv")));
+    let (key, ticket) = (file("owner.key"), file("job.ticket"));
+    let submit = ["submit", "--program", &program, "--input", &input, "--roster", &file("roster.toml"), "--key", &key];
+    let submitted = ok(&[&submit[..], &["--ticket", &ticket, "--attempts", "3"]].concat());
+    assert!(submitted.contains("in up to 3 attempts"), "{submitted}");
+    let address =
+        roster.lines().filter_map(|l| l.strip_prefix("address = ")).nth(2).unwrap().trim_matches('"').to_owned();
+    assert!(health(&address).contains("\"jobs_running\":1"), "the job was over before the node was killed");
+    let mut victim = scene.nodes[2].take().unwrap();
+    victim.kill().unwrap(); // SIGKILL
+    victim.wait().unwrap();
+    let mut again = beaverdam();
+    again.args(["node", "--listen", &address, "--allow-owner", ok(&["key", &key]).trim()]);
+    again.arg("--key").arg(scene.path("node3.key")).arg("--store").arg(scene.path("node3.store"));
+    scene.nodes[2] = Some(again.args(["--log", "warn"]).stdout(Stdio::null()).spawn().unwrap());
+    while TcpStream::connect(&address).is_err() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let fetch = [scene.job("fetch", "owner.key"), vec!["--wait".into(), "--out".into(), scene.at("results")]].concat();
+    ok(&strs(&fetch));
+    let z = numbers(&scene.read("results/z.csv"));
+    assert!(z.len() == 50 && z.iter().all(|z| (z - 0.5).abs() < 0.01), "{z:?}");
+    // Under Shamir nobody would use the material.
+    let plan = ["plan", &program, "--attempts", "2"];
+    assert!(refused(&plan).contains("only SPDZ jobs go on with other material"));
+    let planned = ok(&[&plan[..], &["--scheme", "spdz", "--nodes", "3"]].concat());
+    assert!(planned.contains("in up to 2 attempts"), "{planned}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_spare_takes_over_from_a_node_that_is_killed_for_good() {

@@ -48,6 +48,10 @@ pub(super) struct Submit {
     /// cannot be fetched
     #[arg(long, value_name = "FILE", default_value = "job.ticket")]
     ticket: PathBuf,
+    /// Copies of the material that are dealt, for SPDZ: how often the job may begin, since a process that is
+    /// killed ends an attempt, and the next goes on from a checkpoint with material of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    attempts: u32,
     /// Seconds until the nodes may drop the job
     #[arg(long, value_name = "SECS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     expires: u64,
@@ -166,7 +170,7 @@ impl Submit {
             spares: &spares,
             inputs: &inputs,
             readers: &readers,
-            attempts: 1,
+            attempts: self.attempts,
             expires: now + self.expires,
             note: &self.note,
         };
@@ -189,6 +193,9 @@ impl Submit {
         println!("job {} is at all {} nodes", hex(&prepared.manifest().digest()), keys.len());
         if !spares.is_empty() {
             println!("and at {}, to be trusted like nodes", counted(spares.len(), "spare"));
+        }
+        if self.attempts > 1 {
+            println!("in up to {} attempts, one more whenever a process is lost", self.attempts);
         }
         println!("ticket {}", self.ticket.display());
         if !self.wait {
@@ -287,6 +294,9 @@ fn words(state: &JobState) -> String {
         JobState::Running { round, rounds_of, .. } => format!("runs: round {round} of {rounds_of} is over"),
         JobState::Done => "is done: fetch its result".to_owned(),
         JobState::Failed(reason) => format!("failed: {reason}"),
+        JobState::Stopped { attempt, of } => {
+            format!("has lost a process: attempt {attempt} of {of} begins when all nodes are back")
+        }
         JobState::Spare => "waits as a spare, with all that it needs".to_owned(),
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::CliError;
+use crate::owner::must_use_attempts;
 use crate::program::{Comparisons, Openings, Planning, Program};
 use crate::roster::{Roster, Scheme};
 
@@ -73,6 +74,9 @@ pub(super) struct Plan {
     roster: RosterArgs,
     #[command(flatten)]
     planning: PlanningArgs,
+    /// Copies of the material that are to be dealt (SPDZ alone)
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    attempts: u32,
 }
 
 /// What a program is planned for. All parties plan alike: it stands in the
@@ -145,11 +149,19 @@ impl Plan {
     pub(super) fn run(&self) -> Result<(), CliError> {
         let program = Program::load(&self.program)?;
         let plan = program.plan_with(self.roster.roster()?, self.planning.planning())?;
+        must_use_attempts(plan.roster, self.attempts)?;
         println!("program {}", crate::keys::hex(&program.digest()));
         println!(
             "{}",
             plan.report(Duration::from_secs_f64(self.planning.latency / 1e3), self.planning.bandwidth * 1e6)
         );
+        if self.attempts > 1 {
+            let (attempts, checkpoints) = (self.attempts, plan.checkpoints().len());
+            let bytes = 8.0 * plan.stream_words as f64 * f64::from(attempts) / 1e6;
+            println!(
+                "in up to {attempts} attempts, one more whenever a process is lost, from the last of {checkpoints} checkpoints or the beginning: {bytes:.1} MB of material at each node"
+            );
+        }
         Ok(())
     }
 }

@@ -9,6 +9,7 @@
 //! BEAVERDAM_CHAOS_JOBS=10000 BEAVERDAM_CHAOS_SEED=1 cargo test --release --lib chaos -- --ignored --nocapture
 //! ```
 
+mod attempts;
 mod disk;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -509,6 +510,7 @@ impl<'a> World<'a> {
                 Action::Closed => self.nodes[slot.index()].session = None,
                 Action::Verified
                 | Action::Ready
+                | Action::Attempt { .. }
                 | Action::Round { .. }
                 | Action::Check { .. }
                 | Action::Concluded(_) => {}

@@ -236,6 +236,8 @@ struct Status {
     segments_of: u32,
     round: u32,
     rounds_of: u32,
+    /// it has stopped; the attempt that comes next, counted from 1
+    next_attempt: Option<u32>,
     /// it is over; if without a result, why
     end: Option<Result<(), String>>,
 }

@@ -138,6 +138,8 @@ pub(super) enum Action {
     Check { passed: bool },
     /// So many rounds of openings are over.
     Round { round: u32, of: u32 },
+    /// The job has stopped, and this attempt, counted from 1, is next; or it goes on in it.
+    Attempt { attempt: u32, begun: bool },
     /// This spare has taken a slot over.
     Called(Slot),
     /// Readers may have the result now. It is not in the store yet.

@@ -213,6 +213,9 @@ impl Driver {
                     ended.map(|concluded| concluded.into_iter().for_each(|it| drop(self.job.concluded.set(it))));
                 self.ended(&ended);
             }
+            Action::Attempt { attempt, begun } => {
+                self.job.status.send_modify(|status| status.next_attempt = (!begun).then_some(attempt));
+            }
             Action::Called(slot) => {
                 let job = hex(&self.job.manifest.digest()[..8]);
                 tracing::warn!(job, %slot, "this spare takes over the slot of a node that has crashed");

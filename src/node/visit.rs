@@ -206,16 +206,17 @@ fn jobs(node: &Node, peer: &[u8; 32]) -> Vec<Told> {
     let (mut told, over) = {
         let jobs = lock(&node.jobs);
         let running = jobs.running.iter().filter(|(_, job)| Parties::of(&job.manifest).0.contains(peer));
-        let state = |status: Status| {
-            let Status { segments, segments_of, round, rounds_of, waits, .. } = status;
+        let state = |job: &Running| {
+            let Status { segments, segments_of, round, rounds_of, waits, next_attempt, .. } = *job.status.borrow();
+            if let Some(attempt) = next_attempt {
+                return ToldState::Stopped { attempt, of: job.manifest.manifest().attempts };
+            }
             if waits && segments == segments_of {
                 return ToldState::Spare;
             }
             ToldState::Running { segments, segments_of, round, rounds_of }
         };
-        let running: Vec<_> = running
-            .map(|(manifest, job)| Told { manifest: *manifest, state: state(job.status.borrow().clone()) })
-            .collect();
+        let running: Vec<_> = running.map(|(manifest, job)| Told { manifest: *manifest, state: state(job) }).collect();
         // Whose a job was that was over before the last start only its record says, which
         // is not read for strangers.
         let may = |over: &Over| match &over.parties {

@@ -282,6 +282,13 @@ pub enum JobState {
     Failed(String),
     /// the agent is a spare that holds all data and waits to take over
     Spare,
+    /// a process was lost, and the job goes on when all nodes are back
+    Stopped {
+        /// in this attempt, counted from 1
+        attempt: u32,
+        /// of so many that were dealt
+        of: u32,
+    },
 }
 
 /// The jobs whose result this key may have, at one node: those under way, then at most 256
@@ -300,6 +307,7 @@ pub async fn jobs(key: &SecretKey, slot: Slot, node: &Node, limits: &Limits) -> 
         ToldState::Done => JobState::Done,
         ToldState::Failed(reason) => JobState::Failed(one_line(&reason)),
         ToldState::Spare => JobState::Spare,
+        ToldState::Stopped { attempt, of } => JobState::Stopped { attempt, of },
     };
     Ok(told.into_iter().map(|told| Job { manifest: told.manifest, state: state(told.state) }).collect())
 }

@@ -18,6 +18,8 @@ mod tests;
 
 #[cfg(feature = "net")]
 pub use client::{ClientError, Job, JobState, Node, Progress, cancel, fetch, jobs, submit, wait};
+#[cfg(feature = "cli")]
+pub(crate) use prepare::must_use_attempts;
 pub use prepare::{Prepared, Request, prepare};
 pub use read::{Results, Ticket, read};
 
@@ -26,7 +28,7 @@ use crate::field::DecodeError;
 use crate::job::{JobError, ManifestError, ReceiptError};
 use crate::material::MaterialError;
 use crate::program::{PlanError, ProgramError};
-use crate::roster::Slot;
+use crate::roster::{Roster, Slot};
 use crate::seal::SealError;
 use crate::sharing::OutputError;
 
@@ -45,6 +47,16 @@ pub enum OwnerError {
     /// The material could not be dealt.
     #[error(transparent)]
     Material(#[from] MaterialError),
+    /// Material that nobody would use.
+    #[error(
+        "{attempts} attempts are asked for on {roster}, expected 1: only SPDZ jobs go on with other material; under Shamir plan for losses instead (--losses)"
+    )]
+    Attempts {
+        /// of which scheme
+        roster: Roster,
+        /// how many
+        attempts: u32,
+    },
     /// There is no randomness.
     #[error(transparent)]
     Entropy(#[from] NoEntropy),

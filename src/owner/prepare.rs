@@ -11,7 +11,7 @@ use crate::keys::{PublicKey, SecretKey};
 use crate::material::{SegmentStream, input_corrections};
 use crate::program::plan::Plan;
 use crate::program::{Planning, Program};
-use crate::roster::{Roster, Slot};
+use crate::roster::{Roster, Scheme, Slot};
 use crate::sharing::{Dealer, SlotKeys, job_keys};
 use crate::transcript::{SignedHeader, root};
 
@@ -63,6 +63,7 @@ pub struct Prepared {
 /// signs the manifest. Costs one expansion of the inputs' masks per key.
 pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) -> Result<Prepared, OwnerError> {
     let Request { program, roster, planning, nodes, spares, inputs, readers, attempts, expires, note } = *request;
+    must_use_attempts(roster, attempts)?;
     let plan = Arc::new(program.plan_with(roster, planning)?);
     let words = program.encode_inputs(inputs)?;
     let mut nonce = [0; 32];
@@ -114,6 +115,14 @@ pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) 
     manifest.check_spares(&plan)?;
     let program = program.to_bytes();
     Ok(Prepared { owner: Arc::clone(owner), signed, manifest, program, plan, dealer, inputs: corrections })
+}
+
+/// Only SPDZ jobs go on with other material.
+pub(crate) fn must_use_attempts(roster: Roster, attempts: u32) -> Result<(), OwnerError> {
+    match roster.scheme() {
+        Scheme::Shamir if attempts > 1 => Err(OwnerError::Attempts { roster, attempts }),
+        _ => Ok(()),
+    }
 }
 
 impl Prepared {

@@ -419,7 +419,7 @@ impl fmt::Display for Report<'_> {
         writeln!(f, "  {:>16}  pseudorandom words expanded", cost.expanded_words)?;
         writeln!(f, "  {:>16}  field multiply-adds", cost.multiply_adds + cost.matrix_multiply_adds)?;
         writeln!(f, "  {:>16}  in registers, and expanded ahead, at most", bytes(8 * cost.live_words))?;
-        if plan.replays() {
+        if plan.replays() || roster.scheme() == Scheme::Spdz {
             let words: Vec<u64> = plan.checkpoints().iter().map(|round| plan.live(*round).words()).collect();
             let (sum, most) = (words.iter().sum::<u64>(), words.iter().max().copied().unwrap_or(0));
             let (sum, most) = (bytes(8 * sum), bytes(8 * most));

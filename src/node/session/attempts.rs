@@ -1,7 +1,7 @@
 //! A session of an SPDZ job that has several attempts: it stops when a process was lost, and
 //! goes on with other masks where all nodes can (docs/protocols.md, 16, attempts).
 
-use super::{Failed, Phase, Session, Step, Timer, engine};
+use super::{Action, Failed, Phase, Session, Step, Timer, engine};
 use crate::engine::Checkpoint;
 use crate::job::{Duty, Limits};
 use crate::node::attempts::Asks;
@@ -34,7 +34,7 @@ impl Session {
         self.attempt = self.store.attempt(self.nonce)?;
         self.stored = self.segments() * self.attempts.dealt();
         self.keep_inputs_done = true;
-        self.out.push(super::Action::Ready);
+        self.out.push(Action::Ready);
         self.stop_attempt()
     }
 
@@ -86,6 +86,7 @@ impl Session {
         } else {
             self.say_offer();
         }
+        self.out.push(Action::Attempt { attempt: self.attempt + 2, begun: false });
         self.arm(Timer::StartPatience, self.patience);
         self.arm(Timer::Start, self.deadline);
         Ok(())
@@ -134,6 +135,7 @@ impl Session {
         };
         let round = checkpoint.as_ref().map_or(0, Checkpoint::round);
         tracing::info!(attempt, round, "the job goes on in another attempt");
+        self.out.push(Action::Attempt { attempt: attempt + 1, begun: true });
         let kept = self.keep.setup(&self.key, self.manifest.digest(), &Limits::unlimited()).map_err(Failed)?;
         let Duty::Node(assigned) = kept.0 else {
             return Err(Failed("its setup is that of a spare, of which this job has none".to_owned()));
