@@ -14,7 +14,7 @@ use crate::field::Fp61;
 use crate::field::slice::{append_words, decode_words};
 use crate::program::plan::Plan;
 use crate::roster::Slot;
-use crate::transcript::Transcript;
+use crate::transcript::{SEGMENT_WORDS, Transcript};
 
 /// The first byte of the encoded form.
 const VERSION: u8 = 1;
@@ -139,7 +139,8 @@ impl<S: Verify> Engine<S> {
         self.machine.begin_at(&self.plan, *round, &live, words)?;
         if let Some(before) = round.checked_sub(1).map(|before| &self.plan.rounds[before]) {
             // Of the stream of another attempt nothing has been absorbed.
-            let absorbed = if S::OWES { before.stream_from } else { before.stream_until };
+            let segment = u64::from(SEGMENT_WORDS);
+            let absorbed = if S::OWES { before.stream_from / segment * segment } else { before.stream_until };
             self.stream.begin_at(absorbed, before.stream_from);
         }
         self.transcript = Transcript::resumed(*transcript);

@@ -114,7 +114,7 @@ pub enum Action {
     },
     /// Keep the state of this party, of which others learn nothing, for a restart
     /// ([`Party::checkpoint_before`]). It follows the [`Action::Log`] of the round before it. Under
-    /// SPDZ it precedes [`Record::CheckPassed`], and must be on disk with that.
+    /// SPDZ it precedes [`Record::CheckPassed`], and must be on disk before [`Event::Persisted`] of that.
     Checkpoint(Box<Checkpoint>),
     /// Peers may be further, or their frames lost: ask them for [`Event::Words`]
     /// from the round on in which this party is, and for their frames.

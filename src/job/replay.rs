@@ -156,6 +156,8 @@ impl Survivor {
     fn replay(&mut self) -> Result<Vec<Action>, String> {
         let rng = Box::new(ChaCha20Rng::from_seed(*self.seed));
         self.party = self.assigned.party(&self.inputs, &Device::Cpu, rng).map_err(|e| e.to_string())?;
+        // One may be made by the very event in which the device was lost.
+        self.party.checkpoint_before(&self.checkpoints);
         let (mut said, mut actions) = (blake3::Hasher::new(), Vec::new());
         for (index, heard) in (0..).zip(&self.heard) {
             if let Some((at, checkpoint)) = &self.restored
@@ -177,7 +179,6 @@ impl Survivor {
         }
         self.safe = true;
         (self.inputs, self.restored) = (Vec::new(), None);
-        self.party.checkpoint_before(&self.checkpoints);
         Ok(actions)
     }
 

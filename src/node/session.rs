@@ -915,9 +915,10 @@ impl Session {
                         self.out.push(Action::Check { passed: true });
                         self.store.check_passed(self.nonce, check)?;
                         if self.has_attempts() {
-                            // Whoever hears of it goes on, and may need this node at the checkpoint behind it.
+                            // A check that is open on disk would end the job, whatever comes next.
                             self.store.sync()?;
                         }
+                        self.put_behind_check()?;
                     }
                 }
                 events.push_back(engine::Event::Persisted { token });
@@ -937,10 +938,6 @@ impl Session {
                     self.keep.put_words(round, &transcript, &words).map_err(Failed)?;
                     self.durable_soon();
                 }
-            }
-            // It is durable with what follows, before anything is said behind it.
-            engine::Action::Checkpoint(checkpoint) if self.has_attempts() => {
-                self.checkpoints.put(&checkpoint).map_err(Failed)?;
             }
             // One that comes from the disk alone is not sealed.
             engine::Action::Checkpoint(checkpoint) => {

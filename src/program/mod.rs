@@ -28,6 +28,8 @@ pub mod table;
 mod types;
 
 pub use attempts::Drawing;
+#[cfg(test)]
+pub(crate) use attempts::tests::with_a_bias;
 pub use builder::{Builder, Tensor};
 pub use check::{MAX_NAME, MAX_REPEAT, MAX_SHIFT, MAX_THRESHOLDS, MAX_VALUES};
 pub use checkpoints::Live;

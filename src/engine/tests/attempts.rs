@@ -12,8 +12,8 @@ use crate::backend::cpu::Cpu;
 use crate::engine::frame::{Body, Frame, Kind};
 use crate::engine::{Checkpoint, EngineError, Event, Record};
 use crate::field::Fp61;
-use crate::program::plan::Plan;
-use crate::program::{Builder, Planning, Program, Type, eager, random};
+use crate::program::plan::{MaterialId, Plan, Prim};
+use crate::program::{Builder, Planning, Program, Type, eager, random, with_a_bias};
 use crate::roster::{Roster, Slot};
 use crate::sharing::{SlotKeys, Spdz};
 
@@ -158,6 +158,123 @@ fn in_another_attempt_a_node_says_other_words_but_under_fixed_masks() {
     for (first, second) in first[1..].iter().zip(&second[1..]) {
         assert!(first.iter().zip(second).all(|(a, b)| a != b));
     }
+}
+
+/// The words of all openings that a node said of a round, summed over all nodes.
+fn opened(world: &World<'_>) -> Vec<Vec<Fp61>> {
+    let said = |from: Slot| {
+        let to = if from == Slot(1) { Slot(2) } else { Slot(1) };
+        let words = move |frame: &Frame| match &frame.body {
+            Body::Words(words) if frame.header.from == from && frame.header.to == to => Some(words.to_vec()),
+            _ => None,
+        };
+        world.sent.iter().filter_map(words).collect::<Vec<_>>()
+    };
+    let all: Vec<_> = world.slots().into_iter().map(said).collect();
+    let sum = |round: usize| {
+        let words = all[0][round].len();
+        (0..words).map(|i| all.iter().map(|of| of[round][i]).sum()).collect()
+    };
+    (0..all[0].len()).map(sum).collect()
+}
+
+/// Which words of a round are opened under a mask that is the same in all attempts.
+fn under_fixed_masks(plan: &Plan, round: usize) -> Vec<bool> {
+    let fixed = plan.fixed_masks();
+    let held_by: BTreeMap<u32, MaterialId> = plan.prims.iter().filter_map(draws).collect();
+    let covers = |prim: &Prim| {
+        let Prim::Open { x, .. } = prim else { return false };
+        let made = plan.prims.iter().find(|p| p.written_sec().any(|out| out == *x));
+        let Some(Prim::Linear { secret, .. }) = made else { return false };
+        secret.iter().filter_map(|(_, x)| held_by.get(&x.0)).any(|material| fixed[material.0 as usize])
+    };
+    plan.openings(round).flat_map(|(prim, _, len)| vec![covers(&plan.prims[prim as usize]); len]).collect()
+}
+
+fn draws(prim: &Prim) -> Option<(u32, MaterialId)> {
+    match prim {
+        Prim::Draw { material, out, .. } => Some((out.0, *material)),
+        _ => None,
+    }
+}
+
+/// That two words of two attempts are not of one mask: their difference is then one of small numbers.
+fn differ(first: &[Vec<Fp61>], second: &[Vec<Fp61>], plan: &Plan, round: usize) -> usize {
+    let mut compared = 0;
+    for (at, (a, b)) in (round..).zip(first[round..].iter().zip(second)) {
+        for ((a, b), fixed) in a.iter().zip(b).zip(under_fixed_masks(plan, at)) {
+            let far = (*a - *b).to_i64().unsigned_abs() > 1 << 24;
+            assert!(fixed || far, "from round {round}: {} lies between two words of round {at}", (*a - *b).to_i64());
+            compared += 1;
+        }
+    }
+    compared
+}
+
+fn biased() -> (Program, BTreeMap<String, Vec<f64>>) {
+    let x = (0..12).map(|i| f64::from(i - 6) / 16.0).collect();
+    let inputs = [("x", x), ("w", vec![0.5, -0.25, 0.25]), ("bias", vec![0.125])];
+    (with_a_bias(), inputs.into_iter().map(|(name, values)| (name.to_owned(), values)).collect())
+}
+
+#[test]
+fn no_word_is_opened_under_a_mask_of_an_earlier_attempt() {
+    let random = (0..30).map(|seed| {
+        let program = random::program(seed, 12);
+        let inputs = random::inputs(&program, seed ^ 0x5eed);
+        (program, inputs)
+    });
+    let mut compared = 0;
+    for (seed, (program, inputs)) in (0..).zip([biased()].into_iter().chain(random)) {
+        let mut world = world(&program, &inputs, seed);
+        world.run();
+        let (first, all) = (opened(&world), rounds(&world));
+        let plan = Arc::clone(world.job.plan());
+        assert!(seed > 0 || all.len() > 3, "{all:?}");
+        let kept = world.checkpoints.clone();
+        for round in all {
+            world.checkpoints = kept.clone();
+            let at = before(&world, round);
+            begin_attempt(&mut world, 1, &at);
+            world.run();
+            compared += differ(&first, &opened(&world), &plan, round);
+        }
+    }
+    assert!(compared > 1000, "{compared}");
+}
+
+/// A node lies by 1 in an opening, sees what the others open next, and crashes before the check. Under one mask
+/// the next attempt would show it the operand that was multiplied with its lie.
+#[test]
+fn a_lie_in_one_attempt_and_none_in_the_next_show_no_operand() {
+    let (program, inputs) = biased();
+    let (mut compared, mut lies) = (0, 0);
+    for at in 0.. {
+        let mut world = world(&program, &inputs, 1);
+        let plan = Arc::clone(world.job.plan());
+        let openings = Arc::new(AtomicUsize::new(0));
+        let SlotKeys::Spdz(key) = world.job.dealer().slot_keys(Slot(3)) else { panic!() };
+        let honest = Spdz::new(plan.roster, Slot(3), key, Cpu).unwrap();
+        world.parties[2] =
+            world.engine_of(ATTEMPTS, Cheat { honest, at, openings: Arc::clone(&openings) }, world.job_inputs());
+        let rounds = eager(|| plan.checkpoints());
+        world.parties[2].checkpoint_before(&rounds);
+        world.run();
+        if openings.load(Ordering::Relaxed) <= at {
+            break;
+        }
+        assert!(matches!(world.error(1), EngineError::CheckFailed { .. }));
+        lies += 1;
+        let first = opened(&world);
+        let Some(round) = world.checkpoints.get(&Slot(1)).and_then(|all| all.last()).map(Checkpoint::round) else {
+            continue;
+        };
+        let begins = before(&world, round);
+        begin_attempt(&mut world, 1, &begins);
+        world.run();
+        compared += differ(&first, &opened(&world), &plan, round);
+    }
+    assert!(lies > 12 && compared > 50, "{lies} {compared}");
 }
 
 // --- attacks ---------------------------------------------------------------------

@@ -162,6 +162,18 @@ impl Session {
         kept.ok_or_else(|| Failed(format!("the checkpoint before round {round} is not on disk any more")))
     }
 
+    /// Makes the state behind a check durable, before this node says that it has passed. Only after the record that
+    /// it has: what is in between is time in which a crash ends the job.
+    pub(super) fn put_behind_check(&mut self) -> Step {
+        if self.has_attempts()
+            && let Some(checkpoint) = self.unwritten.take()
+        {
+            self.checkpoints.put(&checkpoint).map_err(Failed)?;
+            self.store.sync()?;
+        }
+        Ok(())
+    }
+
     /// Whether a frame is of the attempt that this node is in. Others come from nodes that have not heard of
     /// it yet, or will be heard of.
     pub(super) fn is_of_attempt(&self, attempt: u32) -> bool {

@@ -79,12 +79,15 @@ fn drawn(prim: &mut Prim) -> Option<&mut MaterialId> {
 
 /// The round of every primitive: as soon as its operands are there, except
 /// that steps which depend on no opening (masks, inputs, constants and sums of
-/// them) wait for their first consumer, so that material is not drawn early.
+/// them) wait for their first consumer, so that material is not drawn early. In SPDZ so does what is added to
+/// a mask, since a mask that waits for its opening is in the way of checkpoints ([`Plan::clean_cuts`]).
 fn levels(l: &Lowering) -> Vec<usize> {
     let registers = (l.sec_lens.len(), l.pub_lens.len(), l.bit_lens.len());
     let mut ready = PerRegister::new(registers, (0, true));
     let mut levels = Vec::with_capacity(l.prims.len());
     let mut free = Vec::with_capacity(l.prims.len());
+    let spdz = l.roster.scheme() == Scheme::Spdz;
+    let mut is_drawn = vec![false; l.sec_lens.len()];
     for prim in &l.prims {
         let (mut level, mut no_opening) = (0, !prim.interactive());
         prim.reads(|reg| {
@@ -94,6 +97,11 @@ fn levels(l: &Lowering) -> Vec<usize> {
         });
         prim.writes(|reg| *ready.at(reg) = (level + usize::from(prim.interactive()), no_opening));
         levels.push(level);
+        match prim {
+            Prim::Draw { out, .. } => is_drawn[out.0 as usize] = true,
+            Prim::Linear { secret, .. } if spdz => no_opening |= secret.iter().any(|(_, x)| is_drawn[x.0 as usize]),
+            _ => {}
+        }
         free.push(no_opening);
     }
     // Backwards: the first consumer of each register.
