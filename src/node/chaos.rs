@@ -444,8 +444,7 @@ impl<'a> World<'a> {
                 let last = index + 1 == self.case.segments.len();
                 let (manifest, taken) = (self.case.job.manifest(), (index as u32) < node.takes.below);
                 let kept = self.case.job.plan().replays() || manifest.has_attempts();
-                if !(taken && node.takes.alone)
-                    && keep.put_segment(index as u32, header, bytes, (kept, last)).is_err()
+                if !(taken && node.takes.alone) && keep.put_segment(index as u32, header, bytes, (kept, last)).is_err()
                 {
                     return;
                 }
