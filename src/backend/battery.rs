@@ -40,6 +40,14 @@ fn resident<B: Backend>(b: &B) {
     assert!(b.read_all(&parts).unwrap() == all);
     assert_eq!(b.read_all(&parts[..1]).unwrap(), []);
     assert_eq!(b.read_all(&[]).unwrap(), []);
+    // Of vectors that somebody else has too, and of vectors that nobody has.
+    assert!(b.take_all(parts.clone()).unwrap() == all);
+    for part in parts {
+        let words = b.read(&part).unwrap().to_vec();
+        assert!(b.take_all(vec![part.clone()]).unwrap() == words);
+        assert!(b.read(&part).unwrap()[..] == words);
+        assert!(b.take_all(vec![part]).unwrap() == words);
+    }
 }
 
 fn linear<B: Backend>(b: &B) {

@@ -74,6 +74,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Several vectors one after the other, for a message: one trip over the
     /// bus for all of them. The caller owns the copy and wipes it if it must.
     fn read_all(&self, parts: &[Self::Words]) -> Result<Vec<Fp61>, BackendError>;
+    /// The same of vectors that are not needed any more.
+    fn take_all(&self, parts: Vec<Self::Words>) -> Result<Vec<Fp61>, BackendError> {
+        self.read_all(&parts)
+    }
     /// How many words.
     fn len(&self, words: &Self::Words) -> usize;
 

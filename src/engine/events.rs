@@ -204,6 +204,8 @@ pub trait Party: Send {
     fn restore(&mut self, checkpoint: &Checkpoint) -> Result<(), EngineError>;
     /// Whether it has found this peer lying. Others need not have.
     fn blames(&self, peer: Slot) -> bool;
+    /// Once the job is done: drops what it computed with. What it has said last it still says again.
+    fn rest(&mut self);
     /// Rounds of openings finished, and how many there are.
     fn progress(&self) -> (usize, usize);
     /// The greatest frame that a peer may send now, in bytes.

@@ -60,6 +60,23 @@ impl<S: Verify> Machine<S> {
         self.secrets[x.0 as usize].as_ref().expect("the plan writes a register before it is read")
     }
 
+    /// The vectors of an output's share; its register is empty afterwards, unless it is read again.
+    pub(super) fn output(&mut self, x: Sec, again: bool) -> Vec<Words<S>> {
+        let parts = self.sharing.output(self.secret(x));
+        if !again {
+            self.secrets[x.0 as usize] = None;
+        }
+        parts
+    }
+
+    /// Drops all registers.
+    pub(super) fn clear(&mut self) {
+        self.secrets.fill_with(|| None);
+        self.publics.fill_with(|| None);
+        self.bits.fill_with(|| None);
+        self.stock = Stock::new();
+    }
+
     fn public(&self, p: Pub) -> &Words<S> {
         self.publics[p.0 as usize].as_ref().expect("the plan writes a register before it is read")
     }

@@ -356,9 +356,10 @@ impl<S: Verify> Engine<S> {
     fn done(&mut self, out: &mut Vec<Action>) -> Step<()> {
         let passed = Passed { transcript: self.transcript.digest(), checks: self.checks };
         let mut outputs = Vec::with_capacity(self.plan.outputs.len());
-        for output in &self.plan.outputs {
-            let parts = self.machine.sharing.output(self.machine.secret(output.value));
-            outputs.push(OutputShare(self.machine.sharing.backend().read_all(&parts)?));
+        for (index, output) in self.plan.outputs.iter().enumerate() {
+            let again = self.plan.outputs[index + 1..].iter().any(|later| later.value == output.value);
+            let parts = self.machine.output(output.value, again);
+            outputs.push(OutputShare(self.machine.sharing.backend().take_all(parts)?));
         }
         self.state = State::Over;
         self.done = true;
@@ -959,6 +960,13 @@ impl<S: Verify> Party for Engine<S> {
 
     fn blames(&self, peer: Slot) -> bool {
         self.blamed.contains(&peer)
+    }
+
+    fn rest(&mut self) {
+        if self.done {
+            self.machine.clear();
+            self.stream.clear();
+        }
     }
 
     fn progress(&self) -> (usize, usize) {

@@ -212,6 +212,11 @@ impl Stream {
         out
     }
 
+    /// Drops all words.
+    pub(super) fn clear(&mut self) {
+        self.loaded.clear();
+    }
+
     /// Drops what lies wholly below `from`; the first segment still kept, if
     /// that changed.
     pub(super) fn drop_below(&mut self, from: u64) -> Option<u32> {

@@ -244,6 +244,10 @@ impl Party for Survivor {
         self.party.blames(peer)
     }
 
+    fn rest(&mut self) {
+        self.party.rest();
+    }
+
     fn progress(&self) -> (usize, usize) {
         self.party.progress()
     }

@@ -1260,6 +1260,10 @@ impl Session {
 
     /// From here on readers can fetch, whatever becomes of this process.
     fn store_result(&mut self, concluded: Arc<Concluded>) -> Step {
+        // It may wait long for others.
+        if let Some(party) = &mut self.party {
+            party.rest();
+        }
         let record = Kept::parts(&Parties::of(&self.manifest), &concluded);
         self.store.finish(self.nonce, &record.iter().map(|part| &part[..]).collect::<Vec<_>>())?;
         drop(record);

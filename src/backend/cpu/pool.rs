@@ -104,6 +104,17 @@ impl<W: Word> Wiped<W> {
     }
 }
 
+impl Wiped {
+    /// The words, for whoever wipes them.
+    pub fn into_vec(mut self) -> Vec<Fp61> {
+        let words = std::mem::take(&mut self.0);
+        if words.len() >= LEAST {
+            lock::<Fp61>().used -= words.len();
+        }
+        words
+    }
+}
+
 impl From<Vec<Fp61>> for Wiped {
     fn from(words: Vec<Fp61>) -> Self {
         if words.len() >= LEAST {
@@ -174,6 +185,7 @@ mod tests {
                 words.fill(Fp61::ONE);
             }
         }
+        assert!(Wiped::<Fp61>::copy(&[Fp61::ONE; 2 * LEAST]).into_vec().iter().all(|w| *w == Fp61::ONE));
         let mut short = vec![Fp61::ONE; 2 * LEAST];
         short.truncate(5);
         drop(Wiped::from(short));

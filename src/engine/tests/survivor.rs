@@ -79,6 +79,9 @@ impl Party for Doomed {
     fn blames(&self, peer: Slot) -> bool {
         self.survivor.blames(peer)
     }
+    fn rest(&mut self) {
+        self.survivor.rest();
+    }
     fn progress(&self) -> (usize, usize) {
         self.survivor.progress()
     }
