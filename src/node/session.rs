@@ -37,7 +37,7 @@ use crate::job::{Assigned, CheckedManifest, Concluded, Conclusion, Duty, Limits}
 use crate::keys::SecretKey;
 use crate::net::Message;
 use crate::program::plan::Plan;
-use crate::roster::Slot;
+use crate::roster::{Scheme, Slot};
 use crate::sharing::SlotKeys;
 use crate::store::{Nonce, Store};
 use crate::transcript::{CheckedSegment, SignedHeader};
@@ -795,7 +795,12 @@ impl Session {
             Some(Peer::Abort(reason)) => self.over(from, format!("{from} says: {reason}")),
             Some(Peer::Behind { round }) => self.serve(from, round as usize),
             Some(Peer::Words { round, transcript, words }) => self.claim(from, round as usize, transcript, words),
-            Some(Peer::Offer { waits, offer }) => self.offered(from, waits, offer),
+            Some(Peer::Offer { waits, offer }) if self.plan.roster.scheme() == Scheme::Spdz => {
+                self.offered(from, waits, offer)
+            }
+            Some(Peer::Offer { .. }) => {
+                self.liar(from, format!("{from} offers another attempt, of which a job on Shamir has none"))
+            }
             // What concerns agents is taken before.
             Some(Peer::Missing { .. } | Peer::Vote(_) | Peer::Replaced(_) | Peer::Keys { .. }) => Ok(()),
             None => {

@@ -84,6 +84,32 @@ fn a_node_that_offers_checkpoints_to_one_node_alone_learns_nothing_of_shares() {
     });
 }
 
+/// A job on Shamir has no attempts: who offers one is left out, and the others go on.
+#[test]
+fn an_offer_ends_no_job_on_shamir() {
+    let mut case = case("(5, 1)", Roster::shamir(5, 1).unwrap(), 0, 8, 0);
+    for waits in [true, false] {
+        let mut world = World::new(&mut case, 1, Chaos::default());
+        let (told, count) = (Rc::new(Cell::new(0)), 4);
+        let tells = Rc::clone(&told);
+        world.hook = Some(Box::new(move |_, from, _, bytes| {
+            if from == LIAR
+                && frame(bytes).is_some_and(|frame| frame.header.kind == Kind::Opening)
+                && tells.get() < count
+            {
+                *bytes = Peer::Offer { waits, offer: Offer::default() }.encode();
+                tells.set(tells.get() + 1);
+            }
+            true
+        }));
+        world.run();
+        assert_eq!(told.get(), count);
+        for slot in [1, 2, 4, 5].map(Slot) {
+            assert_eq!(world.nodes[slot.index()].ended, Some(Ok(())), "{:?}", world.state());
+        }
+    }
+}
+
 /// It says that it has spoken in attempts that were not begun: each costs one of those that are dealt, no more.
 #[test]
 fn a_node_that_burns_attempts_ends_the_job_and_no_more() {
