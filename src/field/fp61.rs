@@ -31,6 +31,10 @@ impl Fp61 {
     pub const fn new(word: u64) -> Option<Self> {
         if word < P { Some(Self(word)) } else { None }
     }
+    /// A word that the caller knows to be below p, or will not use.
+    pub(super) const fn low(word: u64) -> Self {
+        Self(word & P)
+    }
     /// Any word modulo p. For local values; a received word goes through
     /// [`Fp61::new`], because a peer may not choose between two names of one element.
     pub const fn reduce(word: u64) -> Self {

@@ -55,18 +55,19 @@ pub fn decode_words(bytes: &[u8]) -> Result<Vec<Fp61>, WordsError> {
     };
     // One pass without a way out, which is several times as fast; the first
     // wrong word is looked for only if there is one.
-    let mut most = 0;
-    let canonical = words.iter().map(|word| {
+    let mut bits = 0;
+    let elements = words.iter().map(|word| {
         let word = u64::from_le_bytes(*word);
-        most = most.max(word);
-        Fp61::reduce(word)
+        // A word below p and its successor both have their upper three bits clear, and no other.
+        bits |= word | word.wrapping_add(1);
+        Fp61::low(word)
     });
-    let elements = canonical.collect();
-    if most < P {
+    let elements = elements.collect();
+    if bits >> 61 == 0 {
         return Ok(elements);
     }
     let mut found = words.iter().map(|word| u64::from_le_bytes(*word)).enumerate();
-    let (index, word) = found.find(|(_, word)| *word >= P).expect("the greatest is not canonical");
+    let (index, word) = found.find(|(_, word)| *word >= P).expect("one is not canonical");
     Err(WordsError::NotCanonical { index, word })
 }
 
