@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use zeroize::Zeroize;
+
 use super::check::Passed;
 use super::checkpoint::Checkpoint;
 use super::error::EngineError;
@@ -155,8 +157,15 @@ pub struct Outcome {
 }
 
 /// One node's share of an output. Wiped on drop, never printed.
-#[derive(zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
 pub struct OutputShare(pub(super) Vec<Fp61>);
+
+impl Drop for OutputShare {
+    fn drop(&mut self) {
+        // As a slice, which is several times as fast as a vector word by word.
+        self.0.resize(self.0.capacity(), Fp61::ZERO);
+        self.0.as_mut_slice().zeroize();
+    }
+}
 
 impl OutputShare {
     /// The words to seal.
