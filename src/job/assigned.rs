@@ -319,9 +319,33 @@ impl Concluded {
     /// Reads the wire form; refuses bytes left over. Nothing in it is relied
     /// on before [`compare`](super::compare).
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, JobError> {
-        match postcard::take_from_bytes(bytes) {
-            Ok((concluded, [])) => Ok(concluded),
-            _ => Err(JobError::Malformed { found: bytes.len() }),
-        }
+        Self::from_message(bytes.to_vec(), 0)
     }
+
+    /// The same behind the first bytes of a message, which may be long: it becomes the sealed
+    /// share of most jobs, which have one.
+    pub(crate) fn from_message(mut message: Vec<u8>, start: usize) -> Result<Self, JobError> {
+        let lying = match postcard::take_from_bytes::<Lying<'_>>(&message[start..]) {
+            Ok((lying, [])) => lying,
+            _ => return Err(JobError::Malformed { found: message.len() - start }),
+        };
+        let Lying { receipt, sealed } = lying;
+        let sealed = match sealed[..] {
+            [share] => {
+                let head = message.len() - share.len();
+                message.drain(..head);
+                vec![ByteBuf::from(message)]
+            }
+            _ => sealed.into_iter().map(|share| ByteBuf::from(share.to_vec())).collect(),
+        };
+        Ok(Self { receipt, sealed })
+    }
+}
+
+/// [`Concluded`] as it lies in a message.
+#[derive(Deserialize)]
+struct Lying<'a> {
+    receipt: SignedReceipt,
+    #[serde(borrow)]
+    sealed: Vec<&'a serde_bytes::Bytes>,
 }

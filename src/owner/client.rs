@@ -437,10 +437,12 @@ impl Asked<'_> {
             let answer = link.recv().await.map_err(net(slot))?;
             *reached = Instant::now();
             if let Some(bytes) = ToOwner::concluded(&answer) {
-                let concluded = Concluded::from_bytes(bytes).map_err(|source| ClientError::Result { slot, source })?;
+                let (found, start) = (answer.len(), answer.len() - bytes.len());
+                let concluded = Concluded::from_message(answer.into(), start);
+                let concluded = concluded.map_err(|source| ClientError::Result { slot, source })?;
                 // Nobody speaks for another node.
                 if concluded.receipt.claimed().slot != slot {
-                    return Err(ClientError::Answer { slot, found: answer.len() });
+                    return Err(ClientError::Answer { slot, found });
                 }
                 report(progress, Progress::Done { slot });
                 return Ok(concluded);
