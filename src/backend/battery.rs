@@ -2,7 +2,7 @@
 //! is written here, on integers, as plainly as possible.
 
 use super::Backend;
-use crate::field::{Fp61, P};
+use crate::field::{Fp61, P, Parts};
 use crate::prg::{Address, Domain, PrgKey, Stream};
 use crate::tensor::{Dims, Patches, View, Window};
 
@@ -14,6 +14,7 @@ const LENGTHS: [usize; 9] = [0, 1, 2, 63, 64, 65, 257, 513, 100_003];
 pub fn run<B: Backend>(backend: B) {
     let b = &backend;
     resident(b);
+    parts(b);
     linear(b);
     products(b);
     all_pairs(b);
@@ -47,6 +48,21 @@ fn resident<B: Backend>(b: &B) {
         assert!(b.take_all(vec![part.clone()]).unwrap() == words);
         assert!(b.read(&part).unwrap()[..] == words);
         assert!(b.take_all(vec![part]).unwrap() == words);
+    }
+}
+
+fn parts<B: Backend>(b: &B) {
+    for n in LENGTHS {
+        let (words, more) = (random(n, 4), random(n, 5));
+        let sum = reference(n, |i| wide(words[i]) + wide(more[i]));
+        let (third, half) = (n / 3, n / 2);
+        let lying: Parts<'_> =
+            [&more[..third], &more[third..third], &more[third..half], &more[half..]].into_iter().collect();
+        equal("words from several places", b, &b.load_parts(&lying), &more);
+        equal("a sum with them", b, &b.add_parts(b.load(words.clone()), &lying), &sum);
+        let held = b.load(words.clone());
+        equal("a sum of what others have", b, &b.add_parts(held.clone(), &lying), &sum);
+        equal("what others have", b, &held, &words);
     }
 }
 

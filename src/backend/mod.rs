@@ -19,7 +19,7 @@ use std::ops::Deref;
 
 use zeroize::Zeroizing;
 
-use crate::field::Fp61;
+use crate::field::{Fp61, Parts};
 use crate::prg::Stream;
 use crate::tensor::{Dims, View};
 
@@ -69,6 +69,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// Makes words resident.
     fn load(&self, words: Vec<Fp61>) -> Self::Words;
+    /// The same of words that lie elsewhere and are copied.
+    fn load_parts(&self, parts: &Parts<'_>) -> Self::Words {
+        self.load(parts.to_vec())
+    }
     /// The words on the host.
     fn read<'a>(&self, words: &'a Self::Words) -> Result<Host<'a>, BackendError>;
     /// Several vectors one after the other, for a message: one trip over the
@@ -105,6 +109,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// words + add, which uses the words up: in their place where nobody else has them.
     fn add(&self, words: Self::Words, add: &Self::Words) -> Self::Words {
         self.linear(self.len(&words), &[(Fp61::ONE, &words), (Fp61::ONE, add)], Fp61::ZERO)
+    }
+    /// The same with public words of the host, which are read where they lie.
+    fn add_parts(&self, words: Self::Words, add: &Parts<'_>) -> Self::Words {
+        self.add(words, &self.load_parts(add))
     }
     /// c + D·b + a·E + k·D·E, elementwise or as matrices (Beaver's combination).
     #[allow(clippy::too_many_arguments)]

@@ -11,7 +11,7 @@ use crate::program::plan::{Bit, Demand, MaterialId, Part, Plan, Prim, Pub, Round
 use crate::program::{Drawing, Live};
 use crate::roster::Slot;
 use crate::sharing::packed::{self, Bits, Merging, Replicated, Said};
-use crate::sharing::{Raw, Sharing, Words};
+use crate::sharing::{Delta, Raw, Sharing, Words};
 use crate::tensor::Dims;
 
 /// A node's registers and what it needs to fill them.
@@ -118,7 +118,7 @@ impl<S: Verify> Machine<S> {
             match prim {
                 Prim::Input { input, .. } => self.inputs[*input as usize] = None,
                 Prim::Constant { out, .. } if live.constants.contains(out) => {
-                    self.local(plan, prim, &|_, _| Vec::new())?
+                    self.local(plan, prim, &|_, _| Delta::default())?
                 }
                 _ => {}
             }
@@ -168,11 +168,11 @@ impl<S: Verify> Machine<S> {
 
     /// Runs one local primitive; `delta` reads the verified, agreed words of
     /// the dealer's stream.
-    pub(super) fn local(
+    pub(super) fn local<'a>(
         &mut self,
         plan: &Plan,
         prim: &Prim,
-        delta: &dyn Fn(u64, u64) -> Vec<Fp61>,
+        delta: &dyn Fn(u64, u64) -> Delta<'a>,
     ) -> Result<(), EngineError> {
         if let Prim::Draw { out, .. } = prim
             && self.secrets[out.0 as usize].is_some()
@@ -210,7 +210,7 @@ impl<S: Verify> Machine<S> {
             }
             Prim::Input { input, .. } => {
                 let delta = self.inputs[*input as usize].take().expect("the plan reads each input once");
-                s.correct(raw.expect("an input is drawn"), true, delta)
+                s.correct(raw.expect("an input is drawn"), true, Delta::from(&delta[..]))
             }
             Prim::Linear { secret, public, constant, out } => {
                 let secret: Vec<_> = secret.iter().map(|(k, x)| (*k, self.secret(*x))).collect();
@@ -249,11 +249,11 @@ impl<S: Verify> Machine<S> {
     }
 
     /// Local steps on packed bits, which live on the host.
-    fn local_bits(
+    fn local_bits<'a>(
         &mut self,
         plan: &Plan,
         prim: &Prim,
-        delta: &dyn Fn(u64, u64) -> Vec<Fp61>,
+        delta: &dyn Fn(u64, u64) -> Delta<'a>,
     ) -> Result<(), EngineError> {
         let packed = self.replicated();
         let backend = self.sharing.backend();
@@ -263,7 +263,7 @@ impl<S: Verify> Machine<S> {
                 let dealt = plan.material[material.0 as usize].material.parts().iter().any(|p| p.0 == Part::Rows);
                 let corrections = dealt.then(|| {
                     let (n, _, offset) = part_of::<S>(plan, *material, Part::Rows);
-                    packed::from_stream(&delta(offset, n as u64), words)
+                    packed::from_stream(&delta(offset, n as u64).to_vec(), words)
                 });
                 let address = self.material_address(*material, Part::Rows);
                 let bits = packed.draw(address, words, corrections.as_deref());

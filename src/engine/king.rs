@@ -20,7 +20,7 @@ use super::execute::cut;
 use super::{Body, Engine, EngineError, Kind, Own, Record, Step, Verify, all_equal};
 use crate::backend::{Backend, Host};
 use crate::engine::Action;
-use crate::field::Fp61;
+use crate::field::{Fp61, Parts};
 use crate::program::kings::Kings;
 use crate::program::plan::Plan;
 use crate::roster::{Degree, Slot};
@@ -46,8 +46,10 @@ pub(super) enum King<S: Verify> {
     Gathering {
         /// of each opening of the round
         shares: Vec<Words<S>>,
-        /// the same on the host: first those that all nodes get, then those for kings
-        said: Vec<Fp61>,
+        /// what each peer is given
+        given: Vec<(Slot, Body)>,
+        /// of this node's own slice
+        slice: Vec<Fp61>,
     },
     /// Kings send what they opened.
     Spreading {
@@ -69,11 +71,10 @@ pub(super) enum King<S: Verify> {
 
 impl<S: Verify> King<S> {
     /// The shares for one peer.
-    pub(super) fn given(&self, plan: &Plan, round: usize, own: Slot, to: Slot) -> Body {
-        let King::Gathering { said, .. } = self else { unreachable!("asked for at the start of a round alone") };
-        let (to_all, by_kings) = said.split_at(to_all(plan, round));
-        let slice = kings(plan, round).given(to, own);
-        Body::Words(Arc::new([to_all, &by_kings[slice]].concat()))
+    pub(super) fn given(&self, to: Slot) -> Body {
+        let King::Gathering { given, .. } = self else { unreachable!("asked for at the start of a round alone") };
+        let (_, body) = given.iter().find(|(peer, _)| *peer == to).expect("every peer is given something");
+        body.clone()
     }
 }
 
@@ -103,9 +104,20 @@ impl<S: Verify> Engine<S> {
         let (by_kings, mut ordered): (Vec<_>, Vec<_>) =
             plan.openings(self.round).zip(&shares).partition(|((_, degree, _), _)| plan.by_king(self.round, *degree));
         ordered.extend(by_kings);
+        let backend = self.machine.sharing.backend();
         let ordered: Vec<_> = ordered.into_iter().map(|(_, share)| share.clone()).collect();
-        let said = self.machine.sharing.backend().read_all(&ordered)?;
-        let own = Own::King(Box::new(King::Gathering { shares, said }));
+        let said = match &ordered[..] {
+            // Most rounds: nothing is put together.
+            [share] => backend.read(share)?,
+            shares => Host::Copied(backend.read_all(shares)?.into()),
+        };
+        let (to_all, by_kings) = said.split_at(to_all(&plan, self.round));
+        let (kings, own) = (kings(&plan, self.round), self.slot());
+        let give = |to| (to, Body::Words(Arc::new([to_all, &by_kings[kings.given(to, own)]].concat())));
+        let given = self.roster().slots().filter(|to| *to != own).map(give).collect();
+        let slice = by_kings[kings.slice(own)].to_vec();
+        drop(said);
+        let own = Own::King(Box::new(King::Gathering { shares, given, slice }));
         let record = Record::Cursor { round: self.round as u32 };
         // Each peer is given shares of its own; there is no common body.
         self.exchange(Kind::Gather, Body::Words(Arc::default()), own, Some(record), out)
@@ -120,7 +132,7 @@ impl<S: Verify> Engine<S> {
     ) -> Step<()> {
         let Own::King(king) = own else { unreachable!("set with the kind") };
         match *king {
-            King::Gathering { shares, said } => self.spread(shares, &said, bodies, out),
+            King::Gathering { shares, slice, .. } => self.spread(shares, slice, bodies, out),
             King::Spreading { shares, decoded } => self.agree(shares, decoded, body, &bodies, out),
             King::Agreeing { shares, opened } => {
                 all_equal(kind, body, &bodies)?;
@@ -134,7 +146,7 @@ impl<S: Verify> Engine<S> {
     fn spread(
         &mut self,
         shares: Vec<Words<S>>,
-        said: &[Fp61],
+        ours: Vec<Fp61>,
         bodies: Vec<(Slot, Body)>,
         out: &mut Vec<Action>,
     ) -> Step<()> {
@@ -155,11 +167,11 @@ impl<S: Verify> Engine<S> {
         let openings: Vec<_> =
             plan.openings(self.round).zip(&shares).filter(|((_, degree, _), _)| common(*degree)).collect();
         let lens: Vec<_> = openings.iter().map(|((.., len), _)| *len).collect();
-        let ours: Vec<_> = openings.iter().map(|(_, share)| (*share).clone()).collect();
+        let common: Vec<_> = openings.iter().map(|(_, share)| (*share).clone()).collect();
         let sharing = &self.machine.sharing;
         let mut decoded = Vec::with_capacity(openings.len());
         let all: Vec<_> = sharing.roster().slots().collect();
-        for (((_, degree, _), _), shares) in openings.iter().zip(cut(sharing, &lens, &ours, &mut whole)) {
+        for (((_, degree, _), _), shares) in openings.iter().zip(cut(sharing, &lens, &common, &mut whole)) {
             let opened = sharing.decode(*degree, &all, &shares)?;
             self.blamed.extend(opened.blamed);
             decoded.push(opened.words);
@@ -169,11 +181,11 @@ impl<S: Verify> Engine<S> {
         }
         let mut slice = Vec::new();
         if !kings.slice(own).is_empty() {
-            given.push((own, said[to_all..][kings.slice(own)].to_vec()));
+            given.push((own, ours));
             given.sort_by_key(|(from, _)| *from);
             let given: Vec<_> = given.into_iter().map(|(from, words)| (from, sharing.backend().load(words))).collect();
             let opened = sharing.interpolate(kings.degree(), &given)?;
-            slice = sharing.backend().read_all(&[opened])?;
+            slice = sharing.backend().take_all(vec![opened])?;
         }
         let own = Own::King(Box::new(King::Spreading { shares, decoded }));
         self.exchange(Kind::Spread, Body::Words(Arc::new(slice)), own, None, out)
@@ -192,30 +204,30 @@ impl<S: Verify> Engine<S> {
         let kings = kings(&plan, self.round);
         let mut slots: Vec<_> = self.roster().slots().collect();
         slots.sort_unstable_by_key(|slot| kings.slice(*slot).start);
-        let mut batch = Vec::with_capacity(kings.words());
-        slots.iter().for_each(|slot| batch.extend_from_slice(words(said_by(*slot, own, bodies))));
+        let batch: Parts<'_> = slots.iter().map(|slot| words(said_by(*slot, own, bodies))).collect();
         let backend = self.machine.sharing.backend();
         let openings: Vec<_> = plan.openings(self.round).collect();
         let by_king = |degree| plan.by_king(self.round, degree);
-        let lens: Vec<_> = openings.iter().filter(|(_, degree, _)| by_king(*degree)).map(|o| o.2).collect();
-        // Hashed where they lie, before they may go to a device.
-        let (mut pieces, mut others) = (cut_at(&lens, &batch), decoded.iter());
-        let mut host = Vec::with_capacity(openings.len());
-        for (prim, degree, _) in &openings {
-            let words = match by_king(*degree) {
-                true => pieces.next().map(Host::Lent),
-                false => others.next().map(|words| backend.read(words)).transpose()?,
-            };
-            host.push((*prim, *degree, words.expect("every opening was opened")));
-        }
-        let absorbed = host.iter().map(|(prim, degree, words)| (*prim, 0, *degree, &words[..]));
-        self.transcript.absorb_batch(self.round as u32, absorbed);
-        drop((host, pieces));
-        let by_kings: Vec<_> = match lens[..] {
-            // Most rounds: nothing is cut, nor copied.
-            [_] => vec![backend.load(batch)],
-            _ => cut_at(&lens, &batch).map(|words| backend.load(words.to_vec())).collect(),
-        };
+        let read: Vec<_> = decoded.iter().map(|words| backend.read(words)).collect::<Result<_, _>>()?;
+        let (mut at, mut others) = (0, read.iter());
+        // Hashed where they lie: what goes to a device would have to come back.
+        let host: Vec<_> = openings
+            .iter()
+            .map(|(prim, degree, len)| {
+                let words = match by_king(*degree) {
+                    true => {
+                        at += len;
+                        batch.cut(at - len, *len)
+                    }
+                    false => Parts::from(&others.next().expect("every opening was opened")[..]),
+                };
+                (*prim, 0, *degree, words)
+            })
+            .collect();
+        let by_kings = host.iter().filter(|(_, _, degree, _)| by_king(*degree));
+        let by_kings: Vec<_> = by_kings.map(|(.., words)| backend.load_parts(words)).collect();
+        self.transcript.absorb_batch(self.round as u32, host);
+        drop(read);
         let (mut by_kings, mut others) = (by_kings.into_iter(), decoded.into_iter());
         let next =
             |(_, degree, _): &(u32, Degree, usize)| if by_king(*degree) { by_kings.next() } else { others.next() };
@@ -262,15 +274,6 @@ impl<S: Verify> Engine<S> {
         }
         self.check_passed(out)
     }
-}
-
-/// Words cut into pieces of these lengths.
-fn cut_at<'a>(lens: &[usize], mut words: &'a [Fp61]) -> impl Iterator<Item = &'a [Fp61]> {
-    lens.iter().map(move |len| {
-        let (piece, rest) = words.split_at(*len);
-        words = rest;
-        piece
-    })
 }
 
 fn said_by<'a>(slot: Slot, own: &'a Body, bodies: &'a [(Slot, Body)]) -> &'a Body {

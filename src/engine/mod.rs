@@ -485,7 +485,7 @@ impl<S: Verify> Engine<S> {
                 (Body::Words(words), Own::Shares(_, Some(layer))) => {
                     Body::Packed(Arc::clone(words), layer.tell(self.slot(), to))
                 }
-                (_, Own::King(king)) if exchange.kind == Kind::Gather => king.given(&self.plan, self.round, own, to),
+                (_, Own::King(king)) if exchange.kind == Kind::Gather => king.given(to),
                 (body, _) => body.clone(),
             };
             self.said[2].push(Frame { header, body });

@@ -8,6 +8,7 @@ use super::frame::Kind;
 use crate::field::Fp61;
 use crate::keys::PublicKey;
 use crate::roster::{Roster, Slot};
+use crate::sharing::Delta;
 use crate::transcript::{
     CheckedHeader, CheckedSegment, Headers, SEGMENT_WORDS, SignedHeader, StreamPlace, Transcript, TranscriptError,
 };
@@ -198,18 +199,18 @@ impl Stream {
     }
 
     /// Words of the stream, all in absorbed segments.
-    pub(super) fn words(&self, offset: u64, count: u64) -> Vec<Fp61> {
-        let mut out = Vec::with_capacity(count as usize);
+    pub(super) fn words(&self, offset: u64, count: u64) -> Delta<'_> {
+        let mut parts = Vec::new();
         let mut at = offset;
         while at < offset + count {
             let index = (at / u64::from(SEGMENT_WORDS)) as u32;
             let start = (at % u64::from(SEGMENT_WORDS)) as usize;
             let segment = &self.loaded[&index];
             let end = segment.len().min(start + (offset + count - at) as usize);
-            out.extend_from_slice(&segment[start..end]);
+            parts.push(&segment[start..end]);
             at += (end - start) as u64;
         }
-        out
+        parts.into_iter().collect()
     }
 
     /// Drops all words.

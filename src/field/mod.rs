@@ -7,7 +7,9 @@ mod fp61;
 mod halves;
 #[cfg(test)]
 pub(crate) mod laws;
+mod parts;
 pub mod slice;
 
 pub use encoding::{DecodeError, EncodeError, FixedPoint, Integers};
 pub use fp61::{Fp61, NotCanonical, P, zeros};
+pub use parts::Parts;

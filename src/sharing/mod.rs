@@ -19,7 +19,7 @@ pub use shamir::{Product, Shamir, ShamirDealer, Share};
 pub use spdz::{AuthShare, MaskedMatrix, NoProduct, Spdz, SpdzDealer};
 
 use crate::backend::{Backend, BackendError};
-use crate::field::Fp61;
+use crate::field::{Fp61, Parts};
 use crate::prg::{Address, Domain, PrgKey};
 use crate::roster::{Degree, Roster, Scheme, Slot, Subset};
 use crate::tensor::{Dims, View};
@@ -140,7 +140,7 @@ pub struct Decoded<W> {
 
 /// The corrections Δ for one drawn part: verified, agreed words of the
 /// dealer's stream, in the layout that [`Sharing::delta_words`] states.
-pub type Delta<'a> = &'a [Fp61];
+pub type Delta<'a> = Parts<'a>;
 
 /// One node's end of a linear secret-sharing scheme.
 pub trait Sharing: Send + Sync + 'static {
@@ -218,10 +218,10 @@ pub trait Sharing: Send + Sync + 'static {
     /// itself is dealt (Δ holds n words of value corrections) or uniform; SPDZ
     /// has n words of MAC corrections after them in both cases. Δ must have
     /// [`Sharing::delta_words`] words.
-    fn correct(&self, raw: Raw<Self::Backend>, dealt: bool, delta: Vec<Fp61>) -> Self::Secret;
+    fn correct(&self, raw: Raw<Self::Backend>, dealt: bool, delta: Delta<'_>) -> Self::Secret;
     /// Draws n words of material at an address: both in one.
-    fn draw(&self, address: Address, n: usize, dealt: bool, delta: Delta<'_>) -> Self::Secret {
-        self.correct(self.raw(address, n), dealt, delta.to_vec())
+    fn draw(&self, address: Address, n: usize, dealt: bool, delta: &[Fp61]) -> Self::Secret {
+        self.correct(self.raw(address, n), dealt, delta.into())
     }
     /// The words of Δ that a draw of n words takes under a roster.
     fn delta_words(roster: Roster, n: usize, dealt: bool) -> usize

@@ -5,7 +5,7 @@
 //! are the same words whenever that happens.
 
 use crate::backend::Backend;
-use crate::field::Fp61;
+use crate::field::{Fp61, Parts};
 use crate::prg::{Domain, Stream};
 
 /// This node's pseudorandom words of one address, as far as they are expanded.
@@ -57,9 +57,36 @@ impl<B: Backend> Raw<B> {
         domain: Domain,
         summands: [Option<&B::Words>; K],
     ) -> [B::Words; K] {
+        let n = self.n;
+        self.each(domain, summands, |vector, summand| vector.plus(backend, n, summand))
+    }
+
+    /// The same with public summands that lie on the host.
+    pub(super) fn corrected<const K: usize>(
+        self,
+        backend: &B,
+        domain: Domain,
+        summands: [Option<Parts<'_>>; K],
+    ) -> [B::Words; K] {
+        let n = self.n;
+        self.each(domain, summands, |vector, summand| {
+            let words = vector.plus(backend, n, None);
+            match summand {
+                Some(summand) => backend.add_parts(words, &summand),
+                None => words,
+            }
+        })
+    }
+
+    fn each<T, const K: usize>(
+        self,
+        domain: Domain,
+        summands: [T; K],
+        sum: impl Fn(Vector<B>, T) -> B::Words,
+    ) -> [B::Words; K] {
         assert!(self.domain == domain, "words of {:?} were drawn as {domain:?}", self.domain);
         let mut vectors = self.vectors.into_iter();
-        summands.map(|summand| vectors.next().expect("a summand for each vector").plus(backend, self.n, summand))
+        summands.map(|summand| sum(vectors.next().expect("a summand for each vector"), summand))
     }
 }
 

@@ -15,7 +15,7 @@ use super::dealer::{Dealer, KeyHash, OutputError, SlotKeys, Verified};
 use super::decode::{self, Code};
 use super::packed::Replicated;
 use super::prss::{self, Prss};
-use super::{DecodeError, Decoded, Raw, Sharing, SharingError};
+use super::{DecodeError, Decoded, Delta, Raw, Sharing, SharingError};
 use crate::backend::{Backend, cpu::Cpu};
 use crate::field::Fp61;
 use crate::prg::{Address, Domain, PrgKey};
@@ -166,10 +166,9 @@ impl<B: Backend> Sharing for Shamir<B> {
     fn raw(&self, address: Address, n: usize) -> Raw<B> {
         Raw::new(Domain::Value, n, [self.prss.random(address)])
     }
-    fn correct(&self, raw: Raw<B>, dealt: bool, delta: Vec<Fp61>) -> Self::Secret {
+    fn correct(&self, raw: Raw<B>, dealt: bool, delta: Delta<'_>) -> Self::Secret {
         assert_eq!(delta.len(), Self::delta_words(self.roster, raw.len(), dealt), "Δ is as long as the plan states");
-        let delta = dealt.then(|| self.backend.load(delta));
-        let [words] = raw.plus(&self.backend, Domain::Value, [delta.as_ref()]);
+        let [words] = raw.corrected(&self.backend, Domain::Value, [dealt.then_some(delta)]);
         Share(words)
     }
     fn delta_words(_roster: Roster, n: usize, dealt: bool) -> usize {

@@ -13,7 +13,7 @@
 use zeroize::Zeroizing;
 
 use super::dealer::{Dealer, KeyHash, OutputError, SlotKeys, Verified, by_slot};
-use super::{DecodeError, Decoded, Raw, Sharing, SharingError, decode};
+use super::{DecodeError, Decoded, Delta, Raw, Sharing, SharingError, decode};
 use crate::backend::{Backend, BackendError};
 use crate::field::{Fp61, slice};
 use crate::prg::{Address, Domain, PrgKey, Stream};
@@ -260,14 +260,14 @@ impl<B: Backend> Sharing for Spdz<B> {
         let stream = |domain| vec![(Fp61::ONE, self.stream(domain, address))];
         Raw::new(Domain::Value, n, [stream(Domain::Value), stream(Domain::Mac)])
     }
-    fn correct(&self, raw: Raw<B>, dealt: bool, mut delta: Vec<Fp61>) -> Self::Secret {
+    fn correct(&self, raw: Raw<B>, dealt: bool, delta: Delta<'_>) -> Self::Secret {
         let n = raw.len();
         assert_eq!(delta.len(), Self::delta_words(self.roster, n, dealt), "Δ is as long as the plan states");
         // Corrections are public constants: the first slot adds them.
-        let load = |delta: Vec<Fp61>| (self.slot.0 == 1 && !delta.is_empty()).then(|| self.backend.load(delta));
-        let macs = load(delta.split_off(delta.len() - n));
-        let values = load(delta);
-        let [value, mac] = raw.plus(&self.backend, Domain::Value, [values.as_ref(), macs.as_ref()]);
+        let values = delta.len() - n;
+        let corrections = |start, len| (self.slot.0 == 1 && len > 0).then(|| delta.cut(start, len));
+        let parts = [corrections(0, values), corrections(values, n)];
+        let [value, mac] = raw.corrected(&self.backend, Domain::Value, parts);
         AuthShare { value, mac }
     }
     fn delta_words(_roster: Roster, n: usize, dealt: bool) -> usize {

@@ -8,8 +8,8 @@
 
 use super::Coin;
 use super::segment::CheckedHeader;
-use crate::field::Fp61;
 use crate::field::slice::{as_bytes, encode_words};
+use crate::field::{Fp61, Parts};
 use crate::roster::Degree;
 
 const CONTEXT: &str = "beaverdam 2026-01 transcript v1";
@@ -64,15 +64,20 @@ impl Transcript {
     /// attempt of its material, its degree and its canonical words.
     ///
     /// Cost: one BLAKE3 pass over 8 bytes a word.
-    pub fn absorb_batch<'a>(&mut self, round: u32, ops: impl IntoIterator<Item = (u32, u32, Degree, &'a [Fp61])>) {
+    pub fn absorb_batch<'a, W: Into<Parts<'a>>>(
+        &mut self,
+        round: u32,
+        ops: impl IntoIterator<Item = (u32, u32, Degree, W)>,
+    ) {
         self.absorb(Tag::Batch, |record| {
             record.update(&round.to_le_bytes());
             let mut count = 0u64;
             for (prim, attempt, degree, words) in ops {
+                let words: Parts<'_> = words.into();
                 // 1: another opening follows; 0: the end, with their number.
                 record.update(&[1]).update(&prim.to_le_bytes()).update(&attempt.to_le_bytes());
                 record.update(&[degree_number(degree)]).update(&(words.len() as u64).to_le_bytes());
-                update_words(record, words);
+                words.iter().for_each(|part| update_words(record, part));
                 count += 1;
             }
             record.update(&[0]).update(&count.to_le_bytes());

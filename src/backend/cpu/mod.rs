@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use zeroize::Zeroize;
 
 use super::{Backend, BackendError, Host};
-use crate::field::Fp61;
+use crate::field::{Fp61, Parts};
 use crate::prg::Stream;
 use crate::tensor::{Dims, View};
 use machine::Machine;
@@ -67,6 +67,16 @@ impl Backend for Cpu {
         "cpu"
     }
     fn load(&self, words: Vec<Fp61>) -> Words {
+        words.into()
+    }
+    fn load_parts(&self, parts: &Parts<'_>) -> Words {
+        let mut words = Wiped::zeros(parts.len());
+        let mut rest = &mut words[..];
+        for part in parts.iter() {
+            let (place, after) = rest.split_at_mut(part.len());
+            place.copy_from_slice(part);
+            rest = after;
+        }
         words.into()
     }
     fn read<'a>(&self, words: &'a Words) -> Result<Host<'a>, BackendError> {
@@ -143,6 +153,19 @@ impl Backend for Cpu {
         };
         let add = checked(add, n);
         fill(sum, 1, |first, out| machine.add_scaled(out, Fp61::ONE, &add[first..first + out.len()]));
+        words
+    }
+    fn add_parts(&self, mut words: Words, add: &Parts<'_>) -> Words {
+        let machine = Machine::best();
+        assert_eq!(add.len(), self.len(&words), "a summand has another length than its plan says");
+        let Some(sum) = Arc::get_mut(&mut words.0) else { return self.add(words, &self.load_parts(add)) };
+        fill(sum, 1, |first, mut out| {
+            for part in add.cut(first, out.len()).iter() {
+                let (place, after) = out.split_at_mut(part.len());
+                machine.add_scaled(place, Fp61::ONE, part);
+                out = after;
+            }
+        });
         words
     }
     fn beaver(&self, dims: Dims, c: &Words, d: &Words, e: &Words, a: &Words, b: &Words, k: Fp61) -> Words {
@@ -282,5 +305,11 @@ mod tests {
     #[test]
     fn passes_the_battery() {
         crate::backend::battery::run(Cpu);
+    }
+
+    #[test]
+    #[should_panic(expected = "another length")]
+    fn a_summand_that_is_too_short_is_refused() {
+        Cpu.add_parts(Cpu.load(vec![Fp61::ONE; 3]), &Parts::from(&[Fp61::ONE; 2][..]));
     }
 }

@@ -11,7 +11,7 @@ use crate::engine::{Owed, Verify};
 use crate::field::Fp61;
 use crate::prg::Address;
 use crate::roster::{Degree, Roster, Slot};
-use crate::sharing::{AuthShare, DecodeError, Decoded, Raw, Sharing, Spdz};
+use crate::sharing::{AuthShare, DecodeError, Decoded, Delta, Raw, Sharing, Spdz};
 use crate::tensor::{Dims, View};
 use crate::transcript::Coin;
 
@@ -100,7 +100,7 @@ impl Sharing for Cheat {
     fn raw(&self, address: Address, n: usize) -> Raw<Cpu> {
         self.honest.raw(address, n)
     }
-    fn correct(&self, raw: Raw<Cpu>, dealt: bool, delta: Vec<Fp61>) -> Secret {
+    fn correct(&self, raw: Raw<Cpu>, dealt: bool, delta: Delta<'_>) -> Secret {
         self.honest.correct(raw, dealt, delta)
     }
     fn delta_words(roster: Roster, n: usize, dealt: bool) -> usize {
