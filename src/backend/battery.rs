@@ -63,6 +63,19 @@ fn parts<B: Backend>(b: &B) {
         let held = b.load(words.clone());
         equal("a sum of what others have", b, &b.add_parts(held.clone(), &lying), &sum);
         equal("what others have", b, &held, &words);
+        for range in [0..n, third..half, half..n, n..n] {
+            let part = b.part(&held, range.clone());
+            assert_eq!(b.len(&part), range.len());
+            equal("a part", b, &part, &words[range.clone()]);
+            equal("a part of a part", b, &b.part(&part, 0..range.len() / 2), &words[range.clone()][..range.len() / 2]);
+            assert!(b.take_all(vec![part.clone()]).unwrap() == words[range.clone()]);
+            // In place only where nobody has any of the whole.
+            let add = b.load(more[range.clone()].to_vec());
+            equal("a sum with a part", b, &b.add(part, &add), &sum[range.clone()]);
+            equal("the whole", b, &held, &words);
+            let alone = b.part(&b.load(words.clone()), range.clone());
+            equal("a sum with a part alone", b, &b.add(alone, &add), &sum[range.clone()]);
+        }
     }
 }
 

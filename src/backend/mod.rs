@@ -15,7 +15,7 @@ pub mod trial;
 
 pub use self::device::{Choice, Device, Devices, NoChoice, Opened};
 
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 use zeroize::Zeroizing;
 
@@ -91,6 +91,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn product(&self, dims: Dims, x: &Self::Words, y: &Self::Words, add: Option<&Self::Words>) -> Self::Words;
     /// Applies an index map; most views take one input, `Concat` several.
     fn view(&self, view: &View, inputs: &[&Self::Words]) -> Self::Words;
+    /// Some of the words. They may share the memory of all, which then lasts as long as they
+    /// do: for what does not outlive the whole by much.
+    fn part(&self, words: &Self::Words, range: Range<usize>) -> Self::Words {
+        let Range { start, end } = range;
+        self.view(&View::Slice { outer: 1, axis: self.len(words), inner: 1, start, end }, &[words])
+    }
     /// Σ k·stream\[0..n\] (+ add): pseudorandom words, combined while they are expanded.
     fn expand(&self, n: usize, streams: &[(Fp61, Stream)], add: Option<&Self::Words>) -> Self::Words;
     /// The same expansion in pieces, for when it is not yet waited for: from

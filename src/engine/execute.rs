@@ -415,13 +415,11 @@ pub(super) fn cut<S: Sharing>(
         cut[i][sharing.slot().index()] = Some(words.clone());
     }
     for (from, words) in received {
-        let mut whole = std::mem::take(words);
-        // From the end, so that what is cut off is given back at once, and the first stays where it lies.
-        for (i, len) in lens.iter().enumerate().rev() {
-            let rest = whole.len() - len;
-            let words = if i == 0 { std::mem::take(&mut whole) } else { whole.split_off(rest) };
-            whole.shrink_to_fit();
-            cut[i][from.index()] = Some(sharing.backend().load(words));
+        let backend = sharing.backend();
+        let (whole, mut at) = (backend.load(std::mem::take(words)), 0);
+        for (cut, len) in cut.iter_mut().zip(lens) {
+            cut[from.index()] = Some(backend.part(&whole, at..at + len));
+            at += len;
         }
     }
     cut.into_iter().map(|shares| shares.into_iter().flatten().collect()).collect()

@@ -294,10 +294,9 @@ pub fn combination<B: Backend, const N: usize>(
             let end = len.min(start + COMBINED_AT_ONCE);
             let address = Address { domain: Domain::Value, input: false, op: piece, part: 0, attempt: 0 };
             let rho = backend.expand(end - start, &[(Fp61::ONE, coefficients.stream(address))], None);
-            let slice = View::Slice { outer: 1, axis: len, inner: 1, start, end };
             let dims = Dims::Matmul { m: 1, k: end - start, n: 1 };
             for (sums, vectors) in sums.iter_mut().zip(of) {
-                sums.push(backend.product(dims, &rho, &backend.view(&slice, &[&vectors[i]]), None));
+                sums.push(backend.product(dims, &rho, &backend.part(&vectors[i], start..end), None));
             }
             piece += 1;
         }

@@ -13,6 +13,7 @@ mod pool;
 mod simd;
 mod views;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -40,13 +41,24 @@ const PIECE: usize = 1 << 19;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu;
 
-/// A vector on the host, shared by its clones and wiped with the last of them.
+/// A vector on the host, or some of its words: shared by its clones and parts, and wiped with
+/// the last of them.
 #[derive(Clone)]
-pub struct Words(Arc<Wiped>);
+pub struct Words {
+    whole: Arc<Wiped>,
+    range: Range<usize>,
+}
+
+impl Words {
+    /// The words, to be written over, if nobody else has them.
+    fn own(&mut self) -> Option<&mut [Fp61]> {
+        Some(&mut Arc::get_mut(&mut self.whole)?[self.range.clone()])
+    }
+}
 
 impl AsRef<[Fp61]> for Words {
     fn as_ref(&self) -> &[Fp61] {
-        &self.0
+        &self.whole[self.range.clone()]
     }
 }
 impl From<Vec<Fp61>> for Words {
@@ -56,7 +68,7 @@ impl From<Vec<Fp61>> for Words {
 }
 impl From<Wiped> for Words {
     fn from(words: Wiped) -> Self {
-        Self(Arc::new(words))
+        Self { range: 0..words.len(), whole: Arc::new(words) }
     }
 }
 
@@ -90,7 +102,10 @@ impl Backend for Cpu {
     fn take_all(&self, parts: Vec<Words>) -> Result<Vec<Fp61>, BackendError> {
         // One that nobody else has is not copied.
         match <[Words; 1]>::try_from(parts) {
-            Ok([Words(words)]) => Ok(Arc::try_unwrap(words).map_or_else(|words| words.to_vec(), Wiped::into_vec)),
+            Ok([words]) if words.range == (0..words.whole.len()) => {
+                Ok(Arc::try_unwrap(words.whole).map_or_else(|words| words.to_vec(), Wiped::into_vec))
+            }
+            Ok(parts) => self.read_all(&parts),
             Err(parts) => self.read_all(&parts),
         }
     }
@@ -132,6 +147,11 @@ impl Backend for Cpu {
     fn view(&self, view: &View, inputs: &[&Words]) -> Words {
         views::apply(view, inputs)
     }
+    fn part(&self, words: &Words, Range { start, end }: Range<usize>) -> Words {
+        assert!(start <= end && end <= self.len(words), "a part reaches past the end of its vector");
+        let first = words.range.start;
+        Words { whole: Arc::clone(&words.whole), range: first + start..first + end }
+    }
     fn expand(&self, n: usize, streams: &[(Fp61, Stream)], add: Option<&Words>) -> Words {
         let add = add.map(|add| checked(add, n));
         build(n, 1, |first, out| expand(first, out, streams, add))
@@ -141,14 +161,14 @@ impl Backend for Cpu {
         // Whole tasks: a stream that is entered within a block of its cipher stays half as fast.
         let piece = (PIECE / streams.len().max(1) / TASK).max(1) * TASK;
         let piece = piece.min(n - done);
-        let made = Arc::get_mut(&mut words.0).expect("a vector in the making is nobody else's");
+        let made = words.own().expect("a vector in the making is nobody else's");
         fill(&mut made[done..done + piece], 1, |first, out| expand(done + first, out, streams, None));
         (words, done + piece)
     }
     fn add(&self, mut words: Words, add: &Words) -> Words {
         let machine = Machine::best();
         let n = self.len(&words);
-        let Some(sum) = Arc::get_mut(&mut words.0) else {
+        let Some(sum) = words.own() else {
             return self.linear(n, &[(Fp61::ONE, &words), (Fp61::ONE, add)], Fp61::ZERO);
         };
         let add = checked(add, n);
@@ -158,7 +178,7 @@ impl Backend for Cpu {
     fn add_parts(&self, mut words: Words, add: &Parts<'_>) -> Words {
         let machine = Machine::best();
         assert_eq!(add.len(), self.len(&words), "a summand has another length than its plan says");
-        let Some(sum) = Arc::get_mut(&mut words.0) else { return self.add(words, &self.load_parts(add)) };
+        let Some(sum) = words.own() else { return self.add(words, &self.load_parts(add)) };
         fill(sum, 1, |first, mut out| {
             for part in add.cut(first, out.len()).iter() {
                 let (place, after) = out.split_at_mut(part.len());
@@ -305,6 +325,13 @@ mod tests {
     #[test]
     fn passes_the_battery() {
         crate::backend::battery::run(Cpu);
+    }
+
+    #[test]
+    #[should_panic(expected = "past the end of its vector")]
+    fn a_part_ends_where_its_vector_ends_although_the_memory_goes_on() {
+        let whole = Cpu.load(vec![Fp61::ONE; 3]);
+        Cpu.part(&Cpu.part(&whole, 0..2), 1..3);
     }
 
     #[test]
