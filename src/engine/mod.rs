@@ -264,7 +264,7 @@ impl<S: Verify> Engine<S> {
     }
 
     /// The words of a round's openings. Whoever sent wrong shares is named.
-    fn decode(&mut self, shares: &[Words<S>], bodies: Vec<(Slot, Body)>) -> Step<Vec<Words<S>>> {
+    fn decode(&mut self, shares: Vec<Words<S>>, bodies: Vec<(Slot, Body)>) -> Step<Vec<Words<S>>> {
         let plan = Arc::clone(&self.plan);
         let openings = || plan.openings(self.round);
         let lens: Vec<_> = openings().map(|o| o.2).collect();
@@ -277,7 +277,7 @@ impl<S: Verify> Engine<S> {
         from.sort_unstable();
         let sharing = &self.machine.sharing;
         let (mut opened, mut wrong) = (Vec::with_capacity(lens.len()), BTreeSet::new());
-        for ((_, degree, _), shares) in openings().zip(execute::cut(sharing, &lens, shares, &mut received)) {
+        for ((_, degree, _), shares) in openings().zip(execute::cut(sharing, &lens, &shares, &mut received)) {
             let decoded = sharing.decode(degree, &from, &shares)?;
             wrong.extend(decoded.blamed);
             opened.push(decoded.words);
@@ -700,7 +700,7 @@ impl<S: Verify> Engine<S> {
                 let Own::Shares(shares, layer) = exchange.own else { unreachable!("set by begin_round") };
                 // Before anything else is looked at: a wrong layer ends the job in one way.
                 let told = layer.map_or(Ok(Vec::new()), |layer| self.told(*layer, &bodies))?;
-                match (self.decode(&shares, bodies), again) {
+                match (self.decode(shares, bodies), again) {
                     (
                         Err(mismatch @ EngineError::Decode(DecodeError::Inconsistent { .. })),
                         Some((body, shares, received)),

@@ -29,7 +29,7 @@ use super::setup::{Keep, opened_words};
 use super::wire::{Peer, one_line};
 use super::{Kept, Parties};
 use crate::backend::{Device, Devices, Opened as OpenedDevice};
-use crate::engine::frame::{Frame, Kind};
+use crate::engine::frame::{Frame, FrameError, Kind};
 use crate::engine::{self, Checkpoint, EngineError, Outcome, Party, Record, first_segments};
 use crate::entropy::Entropy;
 use crate::job::replay::{self, Survivor};
@@ -774,11 +774,18 @@ impl Session {
         self.gone(peer)
     }
 
-    fn message(&mut self, from: Slot, bytes: &[u8]) -> Step {
+    fn message(&mut self, from: Slot, bytes: &mut Bytes) -> Step {
         let Some(other) = self.others.get_mut(&from).filter(|other| other.over.is_none()) else { return Ok(()) };
         self.received += bytes.len() as u64 + 4;
         match Peer::decode(bytes) {
-            Some(Peer::Frame(frame)) => self.frame(from, frame),
+            // What comes too early is asked for when the party is there.
+            Some(Peer::Frame(_)) if self.phase != Phase::Running || self.party.is_none() => Ok(()),
+            Some(Peer::Frame(frame)) => {
+                let frame = Frame::decode(frame);
+                // Shares may be long, and what they lead to needs room.
+                *bytes = Bytes::new();
+                self.frame(from, frame)
+            }
             Some(Peer::Ready) => {
                 other.ready = true;
                 self.start_if_ready()
@@ -816,12 +823,8 @@ impl Session {
         self.over(peer, reason)
     }
 
-    fn frame(&mut self, from: Slot, bytes: &[u8]) -> Step {
-        // What comes too early is asked for when the party is there.
-        if self.phase != Phase::Running || self.party.is_none() {
-            return Ok(());
-        }
-        let frame = match Frame::decode(bytes) {
+    fn frame(&mut self, from: Slot, frame: Result<Frame, FrameError>) -> Step {
+        let frame = match frame {
             Ok(frame) => frame,
             Err(source) => return self.liar(from, EngineError::Frame { from, source }.to_string()),
         };

@@ -2,6 +2,8 @@
 //! crashed (docs/protocols.md, Replacement). Who stands where is `replace`'s to say; past this
 //! file a session knows slots alone.
 
+use bytes::Bytes;
+
 use super::{Event, Failed, Other, Phase, Session, Step, Timer};
 use crate::keys::hex;
 use crate::net::Message;
@@ -35,8 +37,8 @@ impl Session {
                     Ok(())
                 }
             },
-            Event::Message { from: agent, bytes } => {
-                let done = self.agent_said(agent, &bytes);
+            Event::Message { from: agent, mut bytes } => {
+                let done = self.agent_said(agent, &mut bytes);
                 if let Some(9) = bytes.first() {
                     crate::node::upload::wipe(bytes);
                 }
@@ -71,7 +73,7 @@ impl Session {
         Ok(())
     }
 
-    fn agent_said(&mut self, agent: Slot, bytes: &[u8]) -> Step {
+    fn agent_said(&mut self, agent: Slot, bytes: &mut Bytes) -> Step {
         self.replacement.hear(agent);
         let slot = self.replacement.slot(agent);
         // A peer that is dismissed has no voice here either.
