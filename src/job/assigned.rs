@@ -217,7 +217,8 @@ impl Assigned {
             plan: Arc::clone(plan),
             manifest: manifest.digest(),
             owner: signed.owner,
-            attempts: signed.attempts,
+            // It may have been dealt later than the manifest.
+            attempts: signed.attempts.max(self.attempt + 1),
             attempt: self.attempt,
             inputs: accepted?,
         };

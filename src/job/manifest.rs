@@ -26,6 +26,10 @@ pub const MAX_MANIFEST_BYTES: usize = 64 * 1024;
 /// The most spares that a manifest names.
 pub const MAX_SPARES: usize = 4;
 
+/// The most attempts of a job, with those that are dealt to it later: a wrong word goes unnoticed with
+/// probability at most (2·255 + 1)/p < 2^−52 in all (docs/protocols.md, 16).
+pub const MAX_ATTEMPTS: u32 = 255;
+
 const MAX_NAME: usize = 128;
 const MAX_NOTE: usize = 280;
 const MAX_ENTRIES: usize = 256;
@@ -63,7 +67,7 @@ pub struct Manifest {
     pub keys: Vec<KeyHash>,
     /// Δ words of the material stream
     pub stream_words: u64,
-    /// dealt copies of the material, at least 1
+    /// dealt copies of the material, 1 to [`MAX_ATTEMPTS`]
     pub attempts: u32,
     /// the outputs, in the plan's order, and who may read each
     pub outputs: Vec<OutputEntry>,
@@ -105,7 +109,7 @@ pub struct Limits {
     pub input_words: u64,
     /// Δ words of the material stream, of one attempt
     pub stream_words: u64,
-    /// dealt copies
+    /// dealt copies, of attempts that may begin or go on
     pub attempts: u32,
     /// words of registers alive at once, of 8 bytes each (SPDZ holds two)
     pub live_words: u64,
@@ -344,8 +348,11 @@ impl Manifest {
             return Err(ManifestError::SpdzReader { output: output.name.clone(), reader: output.reader.short() });
         }
         match self.attempts {
-            0 => Err(ManifestError::Count { what: "attempts", found: 0, expected: "at least 1".to_owned() }),
-            _ => Ok(()),
+            1..=MAX_ATTEMPTS => Ok(()),
+            found => {
+                let expected = format!("1 to {MAX_ATTEMPTS}");
+                Err(ManifestError::Count { what: "attempts", found: found as usize, expected })
+            }
         }
     }
 
@@ -561,8 +568,12 @@ impl CheckedManifest {
 
     /// The place of the job's material stream.
     pub fn stream(&self) -> StreamPlace {
-        let Manifest { attempts, stream_words: words, .. } = self.manifest;
-        StreamPlace { manifest: self.digest, stream: 0, attempts, words }
+        self.stream_of(self.manifest.attempts)
+    }
+
+    /// The same once so many attempts are dealt, by [extensions](super::SignedExtension).
+    pub fn stream_of(&self, attempts: u32) -> StreamPlace {
+        StreamPlace { manifest: self.digest, stream: 0, attempts, words: self.manifest.stream_words }
     }
 
     /// Accepts the Δ of an input: exact length, the signed root, canonical

@@ -15,7 +15,7 @@ const TYPE: Type = Type { frac: 0, fixed: false, lo: 0, hi: 1 };
 pub(in crate::job) fn node(slot: u8) -> SecretKey {
     SecretKey::insecure_from_seed(u64::from(slot), "node")
 }
-fn owner() -> SecretKey {
+pub(in crate::job) fn owner() -> SecretKey {
     SecretKey::insecure_from_seed(0, "owner")
 }
 fn reader() -> SecretKey {
@@ -101,6 +101,11 @@ fn refused(change: impl Fn(&mut Manifest)) -> ManifestError {
     let mut m = manifest();
     change(&mut m);
     verify(&signed(&m)).unwrap_err()
+}
+/// The same job on SPDZ in three attempts, and another one if the note is.
+pub(in crate::job) fn checked_spdz(note: &str) -> CheckedManifest {
+    let m = Manifest { attempts: 3, note: note.to_owned(), ..spdz() };
+    verify(&m.sign(&owner()).unwrap().to_bytes()).unwrap()
 }
 pub(in crate::job) fn checked() -> CheckedManifest {
     static CHECKED: LazyLock<CheckedManifest> =
@@ -247,12 +252,14 @@ fn names_are_short_distinct_and_printable() {
 #[test]
 fn counts_and_sizes_are_capped() {
     assert!(matches!(refused(|m| m.outputs.clear()), ManifestError::Count { what: "outputs", .. }));
-    assert!(matches!(refused(|m| m.attempts = 0), ManifestError::Count { what: "attempts", .. }));
+    for attempts in [0, MAX_ATTEMPTS + 1, u32::MAX] {
+        assert!(matches!(refused(|m| m.attempts = attempts), ManifestError::Count { what: "attempts", .. }));
+    }
     let limit = |change: fn(&mut Manifest)| match refused(change) {
         ManifestError::Limit { what, .. } => what,
         other => panic!("{other}"),
     };
-    assert_eq!(limit(|m| m.attempts = u32::MAX), "attempts");
+    assert_eq!(limit(|m| m.attempts = MAX_ATTEMPTS), "attempts");
     assert_eq!(limit(|m| m.stream_words = u64::MAX), "words of material");
     assert_eq!(limit(|m| m.inputs[0].words = u64::MAX), "words of input");
     assert_eq!(limit(|m| m.expires = u64::MAX), "seconds until it expires");

@@ -7,6 +7,7 @@
 //! no clock (the time is an argument).
 
 mod assigned;
+mod extension;
 pub mod local;
 mod manifest;
 mod receipt;
@@ -16,9 +17,10 @@ mod reserve;
 mod roster_file;
 
 pub use assigned::{Assigned, Assignment, Concluded, Conclusion, JobError};
+pub use extension::{ExtensionError, SignedExtension};
 pub use manifest::{
-    CheckedManifest, InputEntry, Limits, MAX_MANIFEST_BYTES, MAX_SPARES, Manifest, ManifestError, OutputEntry,
-    PROTOCOL, SignedManifest, plan_digest,
+    CheckedManifest, InputEntry, Limits, MAX_ATTEMPTS, MAX_MANIFEST_BYTES, MAX_SPARES, Manifest, ManifestError,
+    OutputEntry, PROTOCOL, SignedManifest, plan_digest,
 };
 pub use receipt::{Agreed, Outcome, Receipt, ReceiptError, SignedReceipt, compare, sealed_hash};
 #[cfg(feature = "net")]
