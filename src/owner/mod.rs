@@ -11,6 +11,7 @@
 pub mod blocking;
 #[cfg(feature = "net")]
 mod client;
+mod dealing;
 mod prepare;
 mod read;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod tests;
 
 #[cfg(feature = "net")]
 pub use client::{ClientError, Job, JobState, Node, Progress, cancel, fetch, jobs, submit, wait};
+pub use dealing::Dealing;
 #[cfg(feature = "cli")]
 pub(crate) use prepare::must_use_attempts;
 pub use prepare::{Prepared, Request, prepare};
@@ -25,7 +27,7 @@ pub use read::{Results, Ticket, read};
 
 use crate::entropy::NoEntropy;
 use crate::field::DecodeError;
-use crate::job::{JobError, ManifestError, ReceiptError};
+use crate::job::{ExtensionError, JobError, ManifestError, ReceiptError};
 use crate::material::MaterialError;
 use crate::program::{PlanError, ProgramError};
 use crate::roster::{Roster, Slot};
@@ -44,6 +46,17 @@ pub enum OwnerError {
     /// The manifest was refused.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// More attempts cannot be dealt.
+    #[error(transparent)]
+    Extension(#[from] ExtensionError),
+    /// The key is not the one that signed the job.
+    #[error("this key ({found}) did not sign the job, {expected} did: use the owner's key")]
+    NotOwner {
+        /// short form of the key at hand
+        found: String,
+        /// short form of the owner's
+        expected: String,
+    },
     /// The material could not be dealt.
     #[error(transparent)]
     Material(#[from] MaterialError),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{OwnerError, Ticket};
+use super::{Dealing, OwnerError, Ticket};
 use crate::entropy::Entropy;
 use crate::field::slice::encode_words;
 use crate::job::{Assignment, CheckedManifest, InputEntry, Limits, Manifest, OutputEntry, PROTOCOL, SignedManifest};
@@ -12,7 +12,9 @@ use crate::material::{SegmentStream, input_corrections};
 use crate::program::plan::Plan;
 use crate::program::{Planning, Program};
 use crate::roster::{Roster, Scheme, Slot};
-use crate::sharing::{Dealer, SlotKeys, job_keys};
+#[cfg(test)]
+use crate::sharing::Dealer;
+use crate::sharing::{SlotKeys, job_keys};
 use crate::transcript::{SignedHeader, root};
 
 /// When seeded jobs expire: at a fixed time, so that their manifest is reproducible.
@@ -50,12 +52,9 @@ pub struct Request<'a> {
 /// A signed job with everything that the nodes must be sent. Made once and
 /// not cloned: its nonce, and so its material, belongs to this data alone.
 pub struct Prepared {
-    owner: Arc<SecretKey>,
+    dealing: Dealing,
     signed: Vec<u8>,
-    manifest: CheckedManifest,
     program: Vec<u8>,
-    plan: Arc<Plan>,
-    dealer: Arc<dyn Dealer>,
     inputs: Vec<Vec<u8>>,
 }
 
@@ -68,7 +67,7 @@ pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) 
     let words = program.encode_inputs(inputs)?;
     let mut nonce = [0; 32];
     entropy.generator(&[b"job nonce", &program.digest()])?.fill_bytes(&mut nonce);
-    let dealer: Arc<dyn Dealer> = Arc::from(job_keys(&owner.dealing(), &nonce, roster));
+    let dealer = job_keys(&owner.dealing(), &nonce, roster);
 
     let mut corrections = Vec::with_capacity(words.len());
     let mut entries = Vec::with_capacity(words.len());
@@ -114,7 +113,7 @@ pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) 
     // Spares may be more than the plan can make use of.
     manifest.check_spares(&plan)?;
     let program = program.to_bytes();
-    Ok(Prepared { owner: Arc::clone(owner), signed, manifest, program, plan, dealer, inputs: corrections })
+    Ok(Prepared { dealing: Dealing::new(owner, manifest, plan), signed, program, inputs: corrections })
 }
 
 /// Only SPDZ jobs go on with other material.
@@ -128,15 +127,15 @@ pub(crate) fn must_use_attempts(roster: Roster, attempts: u32) -> Result<(), Own
 impl Prepared {
     /// The signed manifest.
     pub fn manifest(&self) -> &CheckedManifest {
-        &self.manifest
+        self.dealing.manifest()
     }
     /// The plan that all parties compute.
     pub fn plan(&self) -> &Arc<Plan> {
-        &self.plan
+        self.dealing.plan()
     }
     /// What the node at a slot is sent first, over a link pinned to its key.
     pub fn assignment(&self, slot: Slot) -> Assignment {
-        let keys = self.dealer.slot_keys(slot);
+        let keys = self.dealing.dealer().slot_keys(slot);
         Assignment { manifest: self.signed.clone(), program: self.program.clone(), keys }
     }
     /// What each spare is sent first: the same without keys.
@@ -150,18 +149,21 @@ impl Prepared {
     }
     /// The material stream of each attempt, one after another, dealt as it is walked.
     pub fn stream(&self) -> Result<impl Iterator<Item = (SignedHeader, Vec<u8>)> + Send + use<>, OwnerError> {
-        let streams = (0..self.manifest.manifest().attempts).map(|attempt| self.stream_of(attempt));
+        let streams = (0..self.manifest().manifest().attempts).map(|attempt| self.stream_of(attempt));
         Ok(streams.collect::<Result<Vec<_>, _>>()?.into_iter().flatten())
     }
     /// The material stream of one attempt.
     pub fn stream_of(&self, attempt: u32) -> Result<SegmentStream, OwnerError> {
-        let (plan, dealer) = (Arc::clone(&self.plan), Arc::clone(&self.dealer));
-        Ok(SegmentStream::new(plan, dealer, Arc::clone(&self.owner), self.manifest.stream(), attempt)?)
+        self.dealing.stream_of(attempt)
+    }
+    /// What deals its material.
+    pub fn dealing(&self) -> &Dealing {
+        &self.dealing
     }
     /// The keys of the whole job: whoever holds them reads every secret of it.
     #[cfg(test)]
     pub(crate) fn dealer(&self) -> &dyn Dealer {
-        &*self.dealer
+        self.dealing.dealer()
     }
     /// What is needed to read the result later, beside the key: nothing secret.
     pub fn ticket(&self) -> Ticket {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{OwnerError, Request, Results, Ticket, prepare, read};
+use super::{Dealing, OwnerError, Request, Results, Ticket, prepare, read};
 use crate::backend::Device;
 use crate::entropy::Entropy;
 use crate::field::P;
@@ -243,4 +243,39 @@ fn receipts_that_lack_differ_or_are_of_another_job_are_refused() {
         *done.concluded.last_mut().unwrap() = last;
         assert!(matches!(refused(&done), None | Some(ReceiptError::Job { slot: Slot(1), .. })));
     }
+}
+
+/// What is dealt follows from key, ticket and attempt: a run that deals an attempt again, or two that do at once, give no mask to
+/// two values. Attempts have masks of their own.
+#[test]
+fn material_is_dealt_again_alike_from_the_ticket_and_for_each_attempt_anew() {
+    let owner = Arc::new(SecretKey::generate().unwrap());
+    let b = Builder::new();
+    let x = b.input("x", "alice", Type::int(-9..=9), [2]);
+    b.output("y", "alice", &(&(&x * &x) * &x));
+    let request = Request {
+        planning: Default::default(),
+        program: &b.finish().unwrap(),
+        roster: Roster::spdz(2).unwrap(),
+        nodes: &[0, 1].map(|_| SecretKey::generate().unwrap().public()),
+        spares: &[],
+        inputs: &BTreeMap::from([("x".to_owned(), vec![-3.0, 4.0])]),
+        readers: &BTreeMap::new(),
+        attempts: 2,
+        expires: 1,
+        note: "",
+    };
+    let job = prepare(&owner, &request, Entropy::system()).unwrap();
+    let ticket = Ticket::from_bytes(&job.ticket().to_bytes()).unwrap();
+    let dealt = |attempt| Dealing::again(&owner, &ticket).unwrap().stream_of(attempt).unwrap().collect::<Vec<_>>();
+    let streams: Vec<_> = (0..5).map(dealt).collect();
+    assert_eq!(streams[..2].concat(), job.stream().unwrap().collect::<Vec<_>>());
+    for (attempt, stream) in (0..).zip(&streams) {
+        assert_eq!(dealt(attempt), *stream);
+        assert!(streams[..attempt as usize].iter().all(|other| other[0].1 != stream[0].1));
+        assert!(stream.iter().all(|(header, _)| header.claimed().attempt == attempt));
+    }
+    let stranger = Arc::new(SecretKey::generate().unwrap());
+    assert!(matches!(Dealing::again(&stranger, &ticket), Err(OwnerError::NotOwner { .. })));
+    assert!(matches!(Dealing::again(&owner, &ticket).unwrap().extension(256), Err(OwnerError::Extension(_))));
 }
