@@ -59,6 +59,10 @@ async fn cluster(n: u8, deadline: Duration) -> Cluster {
 
 impl Cluster {
     fn job(&self, roster: Roster) -> Prepared {
+        self.job_of(roster, 1)
+    }
+
+    fn job_of(&self, roster: Roster, attempts: u32) -> Prepared {
         let b = Builder::new();
         let x = b.input("x", "alice", Type::fixed(-9.0..=9.0), [2]);
         b.output("y", "alice", &(&x * &x));
@@ -74,7 +78,7 @@ impl Cluster {
             spares: &[],
             inputs: &inputs,
             readers,
-            attempts: 1,
+            attempts,
             expires: now + 600,
             note: "",
         };
@@ -238,4 +242,89 @@ async fn a_stranger_cannot_send_much_and_garbage_is_answered() {
     say(&mut thief, &ToNode::Submit { assignment: &stolen, peers: cluster.addresses.clone() }).await;
     let ToOwner::Refused(reason) = answer(&mut thief).await else { panic!() };
     assert!(reason.contains("is signed by"), "{reason}");
+}
+
+/// What a node says to somebody who would deal more attempts to a job.
+async fn extend(cluster: &Cluster, key: &SecretKey, manifest: [u8; 32]) -> (Link, ToOwner) {
+    let mut link = cluster.link(key, Slot(1)).await;
+    say(&mut link, &ToNode::Extend { manifest }).await;
+    let said = answer(&mut link).await;
+    (link, said)
+}
+
+fn why(said: ToOwner) -> String {
+    match said {
+        ToOwner::Refused(reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_attempts_are_taken_from_the_owner_alone_and_cost_the_job_nothing() {
+    // The second node never gets the job, so the first one waits.
+    let cluster = cluster(2, Duration::from_secs(60)).await;
+    let job = cluster.job_of(Roster::spdz(2).unwrap(), 2);
+    let manifest = job.manifest().digest();
+    let mut owner = cluster.submit(&job, Slot(1), None).await;
+    assert_eq!(answer(&mut owner).await, ToOwner::Accepted);
+    assert!(why(extend(&cluster, &cluster.owner, manifest).await.1).contains("not all of the job is here"));
+    for (number, bytes) in (0..).zip(job.inputs()) {
+        say(&mut owner, &ToNode::Input { number, offset: 0, bytes }).await;
+    }
+    for (header, bytes) in job.stream().unwrap() {
+        say(&mut owner, &ToNode::Segment { header: &header.to_bytes(), bytes: &bytes }).await;
+    }
+    while !matches!(answer(&mut owner).await, ToOwner::Stored { segments, of } if segments == of) {}
+
+    let stranger = SecretKey::generate().unwrap();
+    assert!(why(extend(&cluster, &stranger, manifest).await.1).contains("no running job"));
+    assert!(why(extend(&cluster, &cluster.owner, [7; 32]).await.1).contains("no running job"));
+    let statement = job.dealing().extension(3).unwrap().to_bytes();
+    let first = ToNode::Extension { from: 2, statement: &statement };
+    let mut link = cluster.link(&cluster.owner, Slot(1)).await;
+    say(&mut link, &first).await;
+    assert!(why(answer(&mut link).await).contains("before a job was submitted"));
+
+    let (mut one, said) = extend(&cluster, &cluster.owner, manifest).await;
+    assert_eq!(said, ToOwner::Holds { attempts: 2 });
+    assert!(why(extend(&cluster, &cluster.owner, manifest).await.1).contains("on another link"));
+    let mut forged = statement.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    say(&mut one, &ToNode::Extension { from: 2, statement: &forged }).await;
+    assert!(why(answer(&mut one).await).contains("not signed by the job's owner"));
+
+    // A run that ends in the middle.
+    let frames = || job.dealing().stream_of(2).unwrap();
+    let (mut cut, _) = extend(&cluster, &cluster.owner, manifest).await;
+    say(&mut cut, &first).await;
+    drop(cut);
+    let mut link = loop {
+        match extend(&cluster, &cluster.owner, manifest).await {
+            (link, ToOwner::Holds { attempts: 2 }) => break link,
+            (_, said) => assert!(why(said).contains("on another link")),
+        }
+    };
+    say(&mut link, &first).await;
+    for (header, bytes) in frames() {
+        say(&mut link, &ToNode::Segment { header: &header.to_bytes(), bytes: &bytes }).await;
+    }
+    while !matches!(answer(&mut link).await, ToOwner::Stored { segments, of } if segments == of) {}
+    drop(link);
+    loop {
+        match extend(&cluster, &cluster.owner, manifest).await.1 {
+            ToOwner::Holds { attempts } => break assert_eq!(attempts, 3),
+            said => assert!(why(said).contains("on another link")),
+        }
+    }
+    assert_eq!(cluster.stores[0].state(job.manifest().manifest().nonce).unwrap(), Some(JobState::Running));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_of_which_nothing_is_kept_is_not_extended() {
+    let cluster = cluster(2, Duration::from_secs(60)).await;
+    let job = cluster.job(Roster::spdz(2).unwrap());
+    let mut owner = cluster.submit(&job, Slot(1), None).await;
+    assert_eq!(answer(&mut owner).await, ToOwner::Accepted);
+    let reason = why(extend(&cluster, &cluster.owner, job.manifest().digest()).await.1);
+    assert!(reason.contains("keeps nothing") && reason.contains("--attempts 2"), "{reason}");
 }

@@ -5,18 +5,21 @@
 use std::collections::BTreeMap;
 
 use super::wire::Offer;
+use crate::job::MAX_ATTEMPTS;
 use crate::roster::Slot;
 
 /// A job's attempts at one node.
 pub(super) struct Attempts {
-    /// how many are dealt; 1 if a job cannot go on in another
-    dealt: u32,
+    /// the job goes on in another one
+    several: bool,
     /// no party runs: this node waits for the next one
     waits: bool,
     /// what this node offers, or has offered for the attempt in which it is
     own: Offer,
     /// the newest offer of each peer, by its present link
     heard: BTreeMap<Slot, Offer>,
+    /// for how many deadlines in a row peers have offered nothing that helps
+    silent: BTreeMap<Slot, u32>,
 }
 
 /// What an offer asks of the one who hears it.
@@ -27,17 +30,21 @@ pub(super) enum Asks {
     Stop,
     /// its sender waits for what this node has offered before
     Answer,
-    /// its sender may have spoken in attempts up to this one, so this node does not speak in them
-    Raise(u32),
 }
 
 impl Attempts {
-    pub(super) fn new(dealt: u32) -> Self {
-        Self { dealt, waits: false, own: Offer::default(), heard: BTreeMap::new() }
+    pub(super) fn new(several: bool) -> Self {
+        let (heard, silent) = (BTreeMap::new(), BTreeMap::new());
+        Self { several, waits: false, own: Offer::default(), heard, silent }
     }
 
-    pub(super) fn dealt(&self) -> u32 {
-        self.dealt
+    pub(super) fn are_several(&self) -> bool {
+        self.several
+    }
+
+    /// No job has as many; what is said of this one or later ones is no honest node's word.
+    pub(super) fn most(&self) -> u32 {
+        if self.several { MAX_ATTEMPTS } else { 1 }
     }
 
     pub(super) fn wait(&self) -> bool {
@@ -51,12 +58,18 @@ impl Attempts {
     /// No attempt up to this level is spoken in any more; the node can go on from these checkpoints.
     pub(super) fn stop(&mut self, level: u32, checkpoints: Vec<(u32, [u8; 32])>) {
         self.waits = true;
-        self.own = Offer { level, checkpoints };
+        self.own = Offer { level, checkpoints, ..self.own };
+        self.silent.clear();
     }
 
     /// The level is durable.
     pub(super) fn raise(&mut self, level: u32) {
         self.own.level = level;
+    }
+
+    /// The streams of so many attempts are whole and durable; whether that is news.
+    pub(super) fn hold(&mut self, held: u32) -> bool {
+        std::mem::replace(&mut self.own.held, held) != held
     }
 
     /// The link by which it came is gone, and who comes by the next may know nothing of it.
@@ -69,9 +82,11 @@ impl Attempts {
     /// # Errors
     /// A level that no honest node has.
     pub(super) fn hear(&mut self, from: Slot, peer_waits: bool, offer: Offer, running: u32) -> Result<Asks, String> {
-        let (level, dealt) = (offer.level, self.dealt);
-        if level >= dealt {
-            return Err(format!("{from} claims to have spoken in attempt {level}, of {dealt} that are dealt: it lies"));
+        let (level, most) = (offer.level, self.most());
+        if level >= most {
+            return Err(format!(
+                "{from} claims to have spoken in attempt {level}, where a job has {most} at most: it lies"
+            ));
         }
         if !self.waits {
             return Ok(match peer_waits {
@@ -85,17 +100,40 @@ impl Attempts {
             });
         }
         self.heard.insert(from, offer);
-        Ok(if level > self.own.level { Asks::Raise(level) } else { Asks::Nothing })
+        Ok(Asks::Nothing)
     }
 
-    /// The highest level that was heard of.
-    pub(super) fn highest(&self) -> u32 {
-        self.heard.values().map(|offer| offer.level).max().unwrap_or(0).max(self.own.level)
+    /// The level to which this node must go: the highest that was heard of, of an attempt that it holds. The others
+    /// wait for what it lacks.
+    pub(super) fn higher(&self) -> Option<u32> {
+        let levels = self.heard.values().map(|offer| offer.level).filter(|level| *level < self.own.held);
+        levels.max().filter(|level| *level > self.own.level)
     }
 
     /// Those that have not offered anything at this node's level.
     pub(super) fn missing<'a>(&'a self, peers: impl Iterator<Item = Slot> + 'a) -> impl Iterator<Item = Slot> + 'a {
         peers.filter(|peer| self.heard.get(peer).is_none_or(|offer| offer.level != self.own.level))
+    }
+
+    /// Whether the owner must deal more before the next attempt can begin, as far as is known.
+    pub(super) fn lacks(&self) -> bool {
+        let next = self.own.level + 1;
+        let lacks = |offer: &Offer| offer.level == self.own.level && offer.held <= next;
+        lacks(&self.own) || self.heard.values().any(|offer| lacks(offer) || self.is_ahead(offer))
+    }
+
+    /// It may have spoken in an attempt that this node does not hold.
+    fn is_ahead(&self, offer: &Offer) -> bool {
+        offer.level >= self.own.held && offer.level > self.own.level
+    }
+
+    /// A deadline has passed: those that have offered nothing that helps for longer than so many. Whoever is ahead of what
+    /// this node holds has said enough.
+    pub(super) fn overdue(&mut self, peers: impl Iterator<Item = Slot>, deadlines: u32) -> Vec<Slot> {
+        let missing: Vec<Slot> = self.missing(peers).collect();
+        let silent = missing.into_iter().filter(|peer| !self.heard.get(peer).is_some_and(|offer| self.is_ahead(offer)));
+        self.silent = silent.map(|peer| (peer, self.silent.get(&peer).map_or(1, |count| count + 1))).collect();
+        self.silent.iter().filter(|(_, count)| **count > deadlines).map(|(peer, _)| *peer).collect()
     }
 
     /// The newest checkpoint that all hold alike; `None` for the beginning. Called once none is missing.
@@ -118,11 +156,17 @@ mod tests {
     const PEERS: [Slot; 2] = [Slot(2), Slot(3)];
 
     fn offer(level: u32, checkpoints: &[(u32, u8)]) -> Offer {
-        Offer { level, checkpoints: checkpoints.iter().map(|(round, byte)| (*round, [*byte; 32])).collect() }
+        let checkpoints = checkpoints.iter().map(|(round, byte)| (*round, [*byte; 32])).collect();
+        Offer { level, held: 4, checkpoints }
+    }
+
+    fn holding(held: u32, level: u32) -> Offer {
+        Offer { held, ..offer(level, &[]) }
     }
 
     fn waiting(level: u32, checkpoints: &[(u32, u8)]) -> Attempts {
-        let mut attempts = Attempts::new(4);
+        let mut attempts = Attempts::new(true);
+        attempts.hold(4);
         attempts.stop(level, offer(level, checkpoints).checkpoints);
         attempts
     }
@@ -154,9 +198,10 @@ mod tests {
     fn all_must_be_at_one_level() {
         let mut attempts = waiting(0, &[]);
         attempts.hear(Slot(2), true, offer(0, &[]), 0).unwrap();
-        assert_eq!(attempts.hear(Slot(3), true, offer(1, &[]), 0), Ok(Asks::Raise(1)));
+        assert_eq!(attempts.higher(), None);
+        attempts.hear(Slot(3), true, offer(1, &[]), 0).unwrap();
         assert_eq!(missing(&attempts), [Slot(3)]);
-        assert_eq!(attempts.highest(), 1);
+        assert_eq!(attempts.higher(), Some(1));
         attempts.raise(1);
         // What the other said at the level before counts no more.
         assert_eq!(missing(&attempts), [Slot(2)]);
@@ -168,7 +213,7 @@ mod tests {
 
     #[test]
     fn who_runs_stops_for_those_that_cannot_be_in_its_attempt() {
-        let mut attempts = Attempts::new(4);
+        let mut attempts = Attempts::new(true);
         assert_eq!(attempts.hear(Slot(2), true, offer(0, &[]), 0), Ok(Asks::Stop));
         let mut attempts = waiting(1, &[]);
         attempts.begin();
@@ -177,8 +222,52 @@ mod tests {
         assert_eq!(attempts.hear(Slot(2), false, offer(1, &[]), 2), Ok(Asks::Nothing));
         assert_eq!(attempts.hear(Slot(2), true, offer(2, &[]), 2), Ok(Asks::Stop));
         assert_eq!(attempts.hear(Slot(2), true, offer(3, &[]), 2), Ok(Asks::Stop));
-        assert_eq!(attempts.highest(), 3);
-        let lie = attempts.hear(Slot(2), true, offer(4, &[]), 2).unwrap_err();
-        assert!(lie.contains("of 4 that are dealt"), "{lie}");
+        assert_eq!(attempts.higher(), Some(3));
+        for level in [MAX_ATTEMPTS, u32::MAX] {
+            let lie = attempts.hear(Slot(2), true, offer(level, &[]), 2).unwrap_err();
+            assert!(lie.contains("255 at most"), "{lie}");
+        }
+    }
+
+    #[test]
+    fn who_lacks_the_next_attempt_waits_and_is_waited_for() {
+        let mut attempts = waiting(2, &[]);
+        for peer in PEERS {
+            attempts.hear(peer, true, holding(4, 2), 2).unwrap();
+        }
+        assert!(!attempts.lacks());
+        // A run of the owner has reached the others and not this one, or this one and not the others.
+        attempts.hear(Slot(3), true, holding(3, 2), 2).unwrap();
+        assert!(attempts.lacks());
+        attempts.raise(3);
+        for peer in PEERS {
+            attempts.hear(peer, true, holding(5, 3), 3).unwrap();
+        }
+        assert!(missing(&attempts).is_empty() && attempts.lacks());
+        assert!(attempts.hold(5) && !attempts.hold(5));
+        assert!(!attempts.lacks());
+        // One that may have spoken where this one holds nothing is no liar, and nobody follows it there.
+        attempts.hear(Slot(2), true, holding(7, 5), 3).unwrap();
+        assert_eq!((attempts.higher(), attempts.lacks()), (None, true));
+        assert!(attempts.hold(6));
+        assert_eq!(attempts.higher(), Some(5));
+    }
+
+    #[test]
+    fn patience_is_counted_for_each_peer_by_itself() {
+        let mut attempts = waiting(3, &[]);
+        let overdue = |attempts: &mut Attempts| attempts.overdue(PEERS.into_iter(), 2);
+        attempts.hear(Slot(2), true, holding(4, 3), 3).unwrap();
+        assert!(overdue(&mut attempts).is_empty() && overdue(&mut attempts).is_empty());
+        // The second leaves when the third has been away for long.
+        attempts.hear(Slot(3), true, holding(4, 3), 3).unwrap();
+        attempts.forget(Slot(2));
+        assert!(overdue(&mut attempts).is_empty() && overdue(&mut attempts).is_empty());
+        assert_eq!(overdue(&mut attempts), [Slot(2)]);
+        // Who is ahead waits for the owner, as this one does.
+        attempts.hear(Slot(2), true, holding(6, 4), 3).unwrap();
+        for _ in 0..5 {
+            assert!(overdue(&mut attempts).is_empty());
+        }
     }
 }

@@ -16,10 +16,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::extend::Taking;
 use super::session::{Action, Event, Timer};
 use super::setup::Keep;
 use super::spare::{Actor, Means};
-use super::wire::Peer;
+use super::wire::{Peer, ToNode};
 use super::{Again, Kept, Takes};
 use crate::backend::{Choice, Devices};
 use crate::engine::frame::{Frame, HEADER_BYTES, Kind};
@@ -28,7 +29,7 @@ use crate::field::Fp61;
 use crate::field::slice::decode_words;
 use crate::job::{Concluded, Duty, Limits};
 use crate::keys::SecretKey;
-use crate::owner::{Prepared, Request, prepare};
+use crate::owner::{Dealing, Prepared, Request, prepare};
 use crate::program::plan::Plan;
 use crate::program::random::Choices;
 use crate::program::{Builder, Comparisons, Openings, Planning, Type};
@@ -40,6 +41,8 @@ use crate::transcript::{SignedHeader, Transcript};
 const DEADLINE: u64 = 10_000;
 const PATIENCE: u64 = 200_000;
 const REPLACE_AFTER: u64 = 30_000;
+/// Owners are waited for so long.
+const EXPIRES: u64 = 3_600_000;
 /// No job takes so long: it hangs.
 const FOREVER: u64 = 4 * 3_600_000;
 
@@ -167,6 +170,8 @@ pub(super) struct Chaos {
     /// nodes are killed, and come back, if they do
     pub(super) kills: Vec<(u64, Slot, Option<u64>)>,
     pub(super) corrupt: Vec<Slot>,
+    /// the owner deals one attempt more at these times, and a run may be cut short: after so many messages
+    pub(super) resumes: Vec<(u64, usize)>,
     /// nodes keep their state before each so manieth round; 0 for never
     pub(super) every: usize,
 }
@@ -198,6 +203,7 @@ enum Happening {
     Part(Vec<Slot>, bool),
     Kill(Slot, Option<u64>),
     Restart(Slot),
+    Resume(usize),
 }
 
 #[derive(Clone, Copy)]
@@ -226,6 +232,8 @@ pub(super) struct World<'a> {
     parted: BTreeSet<Slot>,
     queue: BTreeMap<(u64, u64), Happening>,
     now: u64,
+    /// when the last session ended
+    over: u64,
     count: u64,
     /// what the nodes say of their end, in the transcript's place
     finishing: BTreeSet<Slot>,
@@ -257,6 +265,11 @@ pub(super) struct Tally {
     restored: u64,
     /// the highest attempt in which anybody spoke
     attempts: u64,
+    /// runs in which the owner dealt more, and jobs in which somebody spoke in an attempt of theirs
+    resumes: u64,
+    extended: u64,
+    /// jobs that ended without a result, by [`CAUSES`]
+    causes: [u64; CAUSES.len()],
     /// spares that have taken a slot
     pub(super) called: u64,
     links: u64,
@@ -275,6 +288,7 @@ impl<'a> World<'a> {
             parted: BTreeSet::new(),
             queue: BTreeMap::new(),
             now: 0,
+            over: 0,
             count: 0,
             finishing: BTreeSet::new(),
             cut_short: false,
@@ -316,6 +330,9 @@ impl<'a> World<'a> {
         for (at, slot, back) in chaos.kills {
             world.at(at, Happening::Kill(slot, back));
         }
+        for (at, messages) in chaos.resumes {
+            world.at(at, Happening::Resume(messages));
+        }
         world
     }
 
@@ -346,6 +363,7 @@ impl<'a> World<'a> {
             recovery: true,
             checkpoints: (1..=self.case.job.plan().opening_rounds()).filter(|r| every > 0 && r % every == 0).collect(),
             replace_after: Duration::from_millis(REPLACE_AFTER),
+            expires: Duration::from_millis(EXPIRES.saturating_sub(self.now)),
         };
         Actor::new(duty, means)
     }
@@ -386,7 +404,7 @@ impl<'a> World<'a> {
             self.happen(happening);
         }
         assert!(self.nodes.iter().all(|node| node.session.is_none()), "nothing moves: {:?}", self.state());
-        self.tally.virtual_s = self.now / 1000;
+        self.tally.virtual_s = self.over / 1000;
     }
 
     fn state(&self) -> Vec<String> {
@@ -426,6 +444,7 @@ impl<'a> World<'a> {
             Happening::Part(slots, apart) => self.part(&slots, apart),
             Happening::Kill(slot, back) => self.kill(slot, back),
             Happening::Restart(slot) => self.restart(slot),
+            Happening::Resume(messages) => self.resume(messages),
         }
     }
 
@@ -506,7 +525,10 @@ impl<'a> World<'a> {
                     assert!(ended.is_err() || spdz || enough, "{slot} is done before others are at the end");
                     self.nodes[slot.index()].ended = Some(ended.map(drop));
                 }
-                Action::Closed => self.nodes[slot.index()].session = None,
+                Action::Closed => {
+                    self.nodes[slot.index()].session = None;
+                    self.over = self.now;
+                }
                 Action::Verified
                 | Action::Ready
                 | Action::Attempt { .. }
@@ -554,6 +576,7 @@ impl<'a> World<'a> {
                     "a process of {slot} speaks in attempt {attempt}, in which another one has spoken"
                 );
                 self.tally.attempts = self.tally.attempts.max(u64::from(attempt));
+                self.tally.extended |= u64::from(attempt >= self.case.job.manifest().manifest().attempts);
             }
             self.case.ledger.hear(slot, bytes, true);
         }
@@ -722,6 +745,42 @@ impl<'a> World<'a> {
         }
     }
 
+    /// What an owner does that deals one attempt more, until it is killed. It says nothing before it has links with all.
+    fn resume(&mut self, mut messages: usize) {
+        let (nonce, signed) = (self.case.job.manifest().manifest().nonce, self.case.job.manifest().manifest().attempts);
+        let loaded = |node: &Node| node.session.is_some() && node.ended.is_none() && (node.loaded || node.life > 0);
+        if !self.nodes.iter().all(loaded) {
+            return;
+        }
+        let keep = |node: &Node| Keep::new(Arc::clone(&node.store) as Arc<dyn Store>, nonce);
+        let held = self.nodes.iter().map(|node| keep(node).held(self.case.job.manifest()).unwrap());
+        let from = held.min().unwrap().max(signed);
+        let again = Dealing::again(&self.case.owner, &self.case.job.ticket()).unwrap();
+        let Ok(statement) = again.extension(from + 1) else { return };
+        let frames = again.stream_of(from).unwrap();
+        let frames =
+            frames.map(|(header, bytes)| ToNode::Segment { header: &header.to_bytes(), bytes: &bytes }.encode());
+        let frames: Vec<_> = frames.collect();
+        self.tally.resumes += 1;
+        for slot in self.case.agents() {
+            let store = Arc::clone(&self.nodes[slot.index()].store);
+            let Some(left) = messages.checked_sub(1) else { return };
+            messages = left;
+            let (keep, manifest) = (keep(&self.nodes[slot.index()]), self.case.job.manifest().clone());
+            let (at, limits) = ((store.attempt(nonce).unwrap(), from), Limits::unlimited());
+            let mut taking = Taking::new(keep, manifest, at, (0, &limits), &statement.to_bytes()).unwrap();
+            for frame in &frames {
+                let Some(left) = messages.checked_sub(1) else { return };
+                messages = left;
+                if taking.segment(frame).is_err() {
+                    assert!(self.nodes[slot.index()].ended.is_some(), "{:?}", self.state());
+                    return;
+                }
+                self.step(slot, Event::Held { attempts: taking.held() });
+            }
+        }
+    }
+
     // --- what must hold -------------------------------------------------------------
 
     /// What a node that is done has sealed to the owner, and its transcript.
@@ -788,6 +847,16 @@ impl<'a> World<'a> {
     }
 }
 
+/// What ended jobs with several attempts: the first of these that applies.
+const CAUSES: [&str; 6] = [
+    "a kill in an open check",
+    "a kill between the first and the last end",
+    "no attempt left, and no owner in time",
+    "a node that stays away",
+    "a kill while the owner sent the job",
+    "a kill of a node that was done",
+];
+
 impl World<'_> {
     /// Where a job has several attempts, results of two runs differ in what rounding is free to choose. A
     /// job that fails says why, and for one of the reasons for which it may.
@@ -800,9 +869,17 @@ impl World<'_> {
         if results.len() < slots.len() {
             let early = self.chaos.kills.iter().any(|(at, ..)| *at < 3000);
             let lost = self.chaos.kills.iter().any(|(.., back)| back.is_none());
-            let may = ["in the last of", "in the middle of a check", "has finished the job"];
-            let told = |reason: &String| may.iter().any(|may| reason.contains(may));
-            assert!(early || lost || self.cut_short || reasons.iter().any(|reason| told(reason)), "{:?}", self.state());
+            let told = |what: &str| reasons.iter().any(|reason| reason.contains(what));
+            let may = [
+                told("in the middle of a check"),
+                told("has finished the job"),
+                told("before the job expired"),
+                lost,
+                early,
+                self.cut_short,
+            ];
+            let cause = may.iter().position(|may| *may);
+            self.tally.causes[cause.unwrap_or_else(|| panic!("{:?}", self.state()))] += 1;
             self.tally.failed += 1;
             return;
         }
@@ -835,6 +912,7 @@ fn describe(event: &Event) -> String {
         Event::Begin { again } => format!("begin {again}"),
         Event::Inputs(_) => "inputs".to_owned(),
         Event::Header { .. } => "header".to_owned(),
+        Event::Held { attempts } => format!("{attempts} attempts"),
         Event::Linked(peer) => format!("link with {peer}"),
         Event::Lost { peer, reason } => format!("no link with {peer}: {reason}"),
         Event::Unreachable { peer, reason } => format!("no way to {peer}: {reason}"),
@@ -923,6 +1001,7 @@ fn cases_with_attempts() -> Vec<Case> {
         case_of(("SPDZ, two nodes", spdz(2)), 0, 2, 0, 4),
         case_of(("SPDZ, three nodes", spdz(3)), 0, 4, 0, 4),
         case_of(("SPDZ, four nodes", spdz(4)), 0, 0, 0, 3),
+        case_of(("SPDZ, two attempts", spdz(3)), 0, 4, 0, 2),
     ]
 }
 
@@ -946,6 +1025,21 @@ fn chaos(mut cases: Vec<Case>, jobs: u64, first: u64) -> Tally {
         if case.job.manifest().has_attempts() {
             // Each is written; the engine makes those that the plan has.
             chaos.every = 1;
+            let choices = &mut Choices(seed ^ 0x7265_7375_6d65);
+            for _ in 0..choices.below(6) {
+                let whole = case.agents().len() * (case.segments.len() + 1);
+                let messages = if choices.below(3) == 0 { choices.below(whole) } else { whole };
+                chaos.resumes.push((2000 + choices.below(400_000) as u64, messages));
+            }
+            // Where few are dealt, more processes are killed, late ones too, and all come back.
+            let few = case.job.manifest().manifest().attempts == 2;
+            chaos.kills.iter_mut().filter(|_| few).for_each(|kill| kill.2 = kill.2.or(Some(20_000)));
+            for _ in 0..if few { choices.below(5) } else { 0 } {
+                let late = choices.below(2) == 0;
+                let at = 3000 + choices.below(if late { 400_000 } else { 9_000 });
+                let victim = Slot(1 + choices.below(case.agents().len()) as u8);
+                chaos.kills.push((at as u64, victim, Some(1 + choices.below(40_000) as u64)));
+            }
         }
         let text = format!("seed {seed}: {} must {must}, {chaos:?}", case.name);
         let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -960,6 +1054,9 @@ fn chaos(mut cases: Vec<Case>, jobs: u64, first: u64) -> Tally {
         sum = sum + tally;
     }
     println!("{sum:?}");
+    for (cause, count) in CAUSES.iter().zip(sum.causes).filter(|(_, count)| *count > 0) {
+        println!("{count:>6} ended by {cause}");
+    }
     sum
 }
 
@@ -974,6 +1071,9 @@ impl std::ops::Add for Tally {
             returns: self.returns + other.returns,
             restored: self.restored + other.restored,
             attempts: self.attempts + other.attempts,
+            resumes: self.resumes + other.resumes,
+            extended: self.extended + other.extended,
+            causes: std::array::from_fn(|cause| self.causes[cause] + other.causes[cause]),
             called: self.called + other.called,
             links: self.links + other.links,
             messages: self.messages + other.messages,
@@ -997,6 +1097,7 @@ fn chaos_never_changes_a_message_nor_a_result() {
 fn spdz_goes_on_in_other_attempts_in_chaos() {
     let sum = crate::program::eager(|| chaos(cases_with_attempts(), 300, 1));
     assert!(sum.done > 150 && sum.kills > 200 && sum.attempts > 100 && sum.restored > 50, "{sum:?}");
+    assert!(sum.resumes > 20 && sum.extended > 3, "{sum:?}");
 }
 
 #[test]

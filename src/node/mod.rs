@@ -10,6 +10,7 @@
 //! | `wire` | what travels inside links |
 //! | `visit` | one link: an owner, a reader, or another node |
 //! | `upload` | a job's inputs and material on their way from the owner to the store |
+//! | `extend` | the material of attempts that the owner deals later |
 //! | `session` | one node's side of one job, without sockets or clock: its party, its store, who is there |
 //! | `setup` | what a job has on disk: what it is made again from, what was opened |
 //! | `catch_up` | what others say was opened |
@@ -36,6 +37,7 @@
 mod attempts;
 mod catch_up;
 mod checkpoints;
+mod extend;
 mod replace;
 mod resume;
 mod session;
@@ -209,8 +211,10 @@ struct Running {
     takes: Mutex<Takes>,
     /// links of other agents, by their numbers, on their way to the session
     links: mpsc::UnboundedSender<(Slot, Link)>,
-    /// ends the job here: for a reason, or with this process
-    stop: mpsc::UnboundedSender<session::Event>,
+    /// ends the job here, for a reason or with this process; and says that more attempts are held
+    orders: mpsc::UnboundedSender<session::Event>,
+    /// one owner's link at a time
+    extending: tokio::sync::Mutex<()>,
     /// the result, as long as the session lasts: readers who wait for it need not
     /// have it read from the disk again, nor wait for it to be there
     concluded: OnceLock<Arc<Concluded>>,
@@ -236,8 +240,8 @@ struct Status {
     segments_of: u32,
     round: u32,
     rounds_of: u32,
-    /// it has stopped; the attempt that comes next, counted from 1
-    next_attempt: Option<u32>,
+    /// it has stopped; the attempt that comes next, counted from 1, and how many are held
+    next_attempt: Option<(u32, u32)>,
     /// it is over; if without a result, why
     end: Option<Result<(), String>>,
 }
@@ -306,11 +310,9 @@ impl Again {
     fn of(key: &SecretKey, store: &Arc<dyn Store>, limits: &job::Limits, job: &store::Job) -> Result<Self, String> {
         let keep = setup::Keep::new(Arc::clone(store), job.nonce);
         let (duty, addresses, accepted) = keep.setup(key, job.digest, limits)?;
-        let of = duty.manifest().segments();
-        let held = store.segments(job.nonce).map_err(|error| error.to_string())?.count;
-        match held == of {
+        match keep.held(duty.manifest())? >= duty.manifest().manifest().attempts {
             true => Ok(Self { duty, addresses, accepted }),
-            false => Err(format!("{held} of its {of} segments of material are on disk")),
+            false => Err(format!("not all of its {} segments of material are on disk", duty.manifest().segments())),
         }
     }
 }
@@ -367,7 +369,7 @@ impl Node {
     fn stop_jobs(&self) {
         for job in lock(&self.jobs).running.values() {
             // A session that is gone has ended already.
-            let _ = job.stop.send(session::Event::Leave);
+            let _ = job.orders.send(session::Event::Leave);
         }
     }
 

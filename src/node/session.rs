@@ -71,6 +71,8 @@ pub(super) struct Setup {
     pub(super) replace_after: Duration,
     /// who stands where, as far as it is known
     pub(super) replacement: Replacement,
+    /// how long its owner may take to deal more attempts
+    pub(super) expires: Duration,
 }
 
 /// What happens to a session. Links, and what comes by them, are those of agents: nodes by
@@ -82,6 +84,8 @@ pub(super) enum Event {
     Inputs(Vec<Vec<u8>>),
     /// The header of a segment whose bytes are in the store, or that is here ([`Action::Takes`]).
     Header { header: Box<SignedHeader>, segment: Option<CheckedSegment> },
+    /// The owner has dealt more attempts since: the streams of so many are whole and durable here.
+    Held { attempts: u32 },
     /// There is a link with a peer, the first or another one.
     Linked(Slot),
     /// The link with a peer has ended.
@@ -117,6 +121,8 @@ pub(super) enum Timer {
     Durable,
     /// nodes that are away
     Replace,
+    /// an owner that deals more attempts
+    Expiry,
 }
 
 /// What a session wants done, in this order.
@@ -138,8 +144,9 @@ pub(super) enum Action {
     Check { passed: bool },
     /// So many rounds of openings are over.
     Round { round: u32, of: u32 },
-    /// The job has stopped, and this attempt, counted from 1, is next; or it goes on in it.
-    Attempt { attempt: u32, begun: bool },
+    /// The job has stopped, and this attempt, counted from 1, is next, if it is one of those that are held; or the job
+    /// goes on in it.
+    Attempt { attempt: u32, of: u32, begun: bool },
     /// This spare has taken a slot over.
     Called(Slot),
     /// Readers may have the result now. It is not in the store yet.
@@ -244,10 +251,13 @@ pub(super) struct Session {
     attempts: Attempts,
     /// the one in which this node speaks, or has spoken last
     attempt: u32,
-    /// segments of all attempts that are stored
+    /// segments of the manifest's attempts that have come
     stored: u32,
     /// and the inputs
     keep_inputs_done: bool,
+    /// the time for more attempts, and that it is over
+    expires: Duration,
+    expired: bool,
     /// before which rounds there is one
     checkpoint_before: Vec<usize>,
     /// one that is not on disk yet
@@ -326,10 +336,12 @@ impl Session {
             others: others.collect(),
             claims: Claims::new(plan.roster.threshold()),
             keeps: recovery && plan.replays(),
-            attempts: Attempts::new(if recovery && manifest.has_attempts() { manifest.manifest().attempts } else { 1 }),
+            attempts: Attempts::new(recovery && manifest.has_attempts()),
             attempt: 0,
             stored: 0,
             keep_inputs_done: false,
+            expires: setup.expires,
+            expired: false,
             plan,
             slot,
             nonce,
@@ -428,6 +440,7 @@ impl Session {
             Event::Begin { again } => self.begin(again),
             Event::Inputs(inputs) if self.phase == Phase::Running => self.inputs(inputs),
             Event::Header { header, segment } => self.header(header, segment),
+            Event::Held { attempts } => self.holds(attempts),
             Event::Linked(_) | Event::Lost { .. } | Event::Unreachable { .. } | Event::Message { .. } => {
                 self.of_agent(event)
             }
@@ -444,6 +457,9 @@ impl Session {
     fn begin(&mut self, again: bool) -> Step {
         self.arm(Timer::StartPatience, self.patience);
         self.begin_replacing()?;
+        if self.has_attempts() {
+            self.arm(Timer::Expiry, self.expires);
+        }
         self.again = again;
         if !again {
             return Ok(());
@@ -596,10 +612,10 @@ impl Session {
         self.keep_inputs_done = true;
         if self.attempts.wait() {
             self.out.push(Action::Ready);
-            return self.begin_attempt();
+        } else {
+            self.expanding = true;
         }
-        self.expanding = true;
-        Ok(())
+        if self.has_attempts() { self.holds_stored() } else { Ok(()) }
     }
 
     fn make_party(&mut self, inputs: Vec<Vec<u8>>) -> Step {
@@ -1167,6 +1183,7 @@ impl Session {
                 Ok(())
             }
             (Timer::Replace, Phase::Running | Phase::Done) => self.tick(),
+            (Timer::Expiry, Phase::Running) => self.expire(),
             (Timer::Linger, Phase::Done | Phase::Failed) => {
                 self.close();
                 Ok(())
@@ -1178,8 +1195,7 @@ impl Session {
     /// One more deadline has passed before the party could start.
     fn start_soon(&mut self) -> Step {
         if self.attempts.wait() {
-            self.offer_again();
-            return Ok(());
+            return self.offer_again();
         }
         // Fewer could confirm nothing; that they are not there says nothing of what they know.
         let linked = self.others.values().filter(|other| other.linked && other.over.is_none()).count();
@@ -1198,15 +1214,12 @@ impl Session {
 
     /// The patience with nodes that do not even begin is over.
     fn start_late(&mut self) -> Step {
-        if self.started {
+        if self.started || self.attempts.wait() {
             return Ok(());
         }
         let linked = 1 + self.others.values().filter(|other| other.linked && other.over.is_none()).count();
         if linked < self.plan.needed() {
             return Err(Failed(self.not_linked()));
-        }
-        if self.attempts.wait() {
-            return self.nobody_offers();
         }
         self.start_without(true)?;
         // Inputs may take as long as their owner takes to send them.
@@ -1277,10 +1290,7 @@ impl Session {
         drop(record);
         self.phase = Phase::Done;
         // The result stands; a disk that keeps the segments is its operator's matter.
-        if let Err(error) = self
-            .store
-            .drop_segments_below(self.nonce, self.segments().saturating_mul(self.manifest.manifest().attempts))
-        {
+        if let Err(error) = self.store.drop_segments_below(self.nonce, u32::MAX) {
             tracing::warn!(%error, "the segments of a finished job could not be dropped");
         }
         self.out.push(Action::Ended(Ok(Some(concluded))));

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::replace::Note;
 use crate::field::Fp61;
 use crate::field::slice::{as_bytes, decode_words, encode_words};
-use crate::job::{Assignment, CheckedManifest, Duty, Limits, SignedManifest};
+use crate::job::{Assignment, CheckedManifest, Duty, Limits, SignedExtension, SignedManifest};
 use crate::keys::SecretKey;
 use crate::program::plan::Plan;
 use crate::roster::Slot;
@@ -40,6 +40,8 @@ const WORDS: u64 = 3 << 32;
 const CHECKPOINTS: u64 = 4 << 32;
 /// who takes over whose slot
 const NOTES: u64 = 16 << 32;
+/// how many attempts the owner has dealt since
+const EXTENSION: u64 = 17 << 32;
 
 /// What a node was told when the job began.
 #[derive(Serialize, Deserialize)]
@@ -208,6 +210,35 @@ impl Keep {
             self.store.sync().map_err(|e| e.to_string())?;
         }
         Ok(())
+    }
+
+    /// Keeps a statement of more attempts, in place of an earlier one, so that their segments may be taken.
+    pub(super) fn put_extension(&self, statement: &[u8]) -> Result<(), String> {
+        self.put(EXTENSION, statement)?;
+        self.store.sync().map_err(|e| e.to_string())
+    }
+
+    /// What [`Keep::put_extension`] kept.
+    pub(super) fn extension(&self) -> Result<Option<Vec<u8>>, String> {
+        self.get(EXTENSION)
+    }
+
+    /// How many attempts have their streams whole on disk, of those that were dealt with the job or since. Segments
+    /// come in order, and what a crash undoes is the end: the last one of a stream is there when all are.
+    pub(super) fn held(&self, manifest: &CheckedManifest) -> Result<u32, String> {
+        let mut attempts = match self.extension()? {
+            Some(statement) => SignedExtension::verify(&statement, manifest).map_err(|e| e.to_string())?,
+            None => manifest.manifest().attempts,
+        };
+        let each = manifest.stream().segments();
+        while each > 0 && attempts > 0 {
+            let last = u32::try_from(u64::from(attempts) * each - 1).map_err(|e| e.to_string())?;
+            if self.store.segment(self.nonce, last).map_err(|e| e.to_string())?.is_some() {
+                break;
+            }
+            attempts -= 1;
+        }
+        Ok(attempts)
     }
 
     /// The header of a segment.

@@ -99,7 +99,7 @@ pub(super) struct Shell {
     pub(super) letters: UnboundedSender<Letter>,
     pub(super) actions: UnboundedReceiver<Action>,
     pub(super) links: UnboundedReceiver<(Slot, Link)>,
-    pub(super) stop: UnboundedReceiver<Event>,
+    pub(super) orders: UnboundedReceiver<Event>,
     pub(super) place: Option<OwnedSemaphorePermit>,
 }
 
@@ -134,7 +134,7 @@ struct Driver {
 impl Shell {
     /// Runs the job to its end and says it to everybody concerned.
     pub(super) async fn run(self) {
-        let Self { node, job, plan, addresses, letters, mut actions, mut links, mut stop, place } = self;
+        let Self { node, job, plan, addresses, letters, mut actions, mut links, mut orders, place } = self;
         let frame_limit = largest_frame(&plan).max(REASON_LIMIT).max(KEYS_LIMIT) + 1;
         let mut limits = node.config.net.clone();
         // Peers that are waited for never find their queue full.
@@ -166,7 +166,7 @@ impl Shell {
                         break;
                     }
                 },
-                Some(stop) = stop.recv() => driver.tell(stop),
+                Some(order) = orders.recv() => driver.tell(order),
                 Some((slot, link)) = links.recv() => driver.attach(slot, link),
                 Some(dialled) = driver.dials.join_next(), if !driver.dials.is_empty() => {
                     if let Ok((slot, link)) = dialled {
@@ -213,8 +213,13 @@ impl Driver {
                     ended.map(|concluded| concluded.into_iter().for_each(|it| drop(self.job.concluded.set(it))));
                 self.ended(&ended);
             }
-            Action::Attempt { attempt, begun } => {
-                self.job.status.send_modify(|status| status.next_attempt = (!begun).then_some(attempt));
+            Action::Attempt { attempt, of, begun } => {
+                let next = (!begun).then_some((attempt, of));
+                if next.is_some_and(|(attempt, of)| attempt > of) && self.job.status.borrow().next_attempt != next {
+                    let job = hex(&self.job.manifest.digest()[..8]);
+                    tracing::warn!(job, of, "no attempt is left: the job waits for its owner (beaverdam resume)");
+                }
+                self.job.status.send_modify(|status| status.next_attempt = next);
             }
             Action::Called(slot) => {
                 let job = hex(&self.job.manifest.digest()[..8]);

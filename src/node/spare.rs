@@ -37,6 +37,8 @@ pub(super) struct Means {
     pub(super) addresses: Vec<String>,
     /// when the job was accepted, in unix seconds
     pub(super) accepted: u64,
+    /// how long from now its owner may deal more attempts
+    pub(super) expires: Duration,
 }
 
 impl Means {
@@ -52,6 +54,7 @@ impl Means {
             recovery,
             checkpoints,
             addresses,
+            expires,
             ..
         } = self;
         Session::new(Setup {
@@ -67,6 +70,7 @@ impl Means {
             checkpoints,
             replace_after,
             replacement,
+            expires,
         })
     }
 }
@@ -254,7 +258,8 @@ impl Spare {
                         .for_each(|to| self.post(to, &Peer::Ready));
                 }
             }
-            Event::Timer(_) => {}
+            // Attempts are SPDZ's, which has no spares.
+            Event::Timer(_) | Event::Held { .. } => {}
             Event::Stop(reason) => return Err(reason),
             Event::Leave => {
                 if !self.is_loaded() {

@@ -2,7 +2,7 @@
 //! checked before it costs anything and stored before it is used.
 
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
@@ -17,11 +17,11 @@ use super::visit::Answering;
 use super::wire::{ADDRESS_LIMIT, ToNode, ToOwner, UPLOAD_LIMIT};
 use super::{Node, Running, Status, Takes, lock, short};
 use crate::entropy::Entropy;
-use crate::job::{Assignment, Duty, InputEntry, SignedManifest};
+use crate::job::{Assignment, CheckedManifest, Duty, InputEntry, SignedManifest};
 use crate::keys::hex;
 use crate::net::NetError;
 use crate::net::link::Link;
-use crate::transcript::SignedHeader;
+use crate::transcript::{CheckedSegment, SignedHeader};
 
 /// A job that has begun here and waits for its data.
 pub(super) struct Begun {
@@ -46,7 +46,7 @@ pub(super) async fn begin(
     })?;
     let (checking, assignment) = (Arc::clone(node), Zeroizing::new(assignment.to_vec()));
     let duty = tokio::task::spawn_blocking(move || {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs());
+        let now = now();
         check(&checking, &peer, &assignment, &addresses, now).map(|duty| (duty, (addresses, now)))
     });
     let (duty, told) = duty.await.unwrap_or_else(|_| Err("the job could not be checked".to_owned()))?;
@@ -112,7 +112,7 @@ pub(super) fn start(
     let segments = if again { segments_of } else { 0 };
     let has_attempts = manifest.has_attempts();
     let (links, links_in) = mpsc::unbounded_channel();
-    let (stop, stops) = mpsc::unbounded_channel();
+    let (orders, orders_in) = mpsc::unbounded_channel();
     let (letters, letters_in) = mpsc::unbounded_channel();
     let (actions_out, actions) = mpsc::unbounded_channel();
     // A seed that others may know serves marked jobs and no others.
@@ -127,7 +127,8 @@ pub(super) fn start(
         }),
         takes: Mutex::default(),
         links,
-        stop,
+        orders,
+        extending: tokio::sync::Mutex::default(),
         manifest,
         kept: node.config.recovery && (duty.plan().replays() || has_attempts),
         concluded: OnceLock::new(),
@@ -145,6 +146,7 @@ pub(super) fn start(
         patience: node.config.patience,
         recovery: node.config.recovery,
         replace_after: node.config.replace_after,
+        expires: until(job.manifest.manifest().expires),
     };
     let actor = Actor::new(duty, means);
     // The receiver is here: it is taken.
@@ -162,7 +164,7 @@ pub(super) fn start(
         letters: letters.clone(),
         actions,
         links: links_in,
-        stop: stops,
+        orders: orders_in,
         place,
     };
     lock(&node.jobs).running.insert(digest, Arc::clone(&job));
@@ -174,6 +176,16 @@ pub(super) fn start(
     node.begun.send_modify(|count| *count += 1);
     tracing::info!(job = hex(&digest[..8]), agent = job.agent.0, again, "job begun");
     Ok(Begun { job, letters })
+}
+
+/// The time, in unix seconds.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs())
+}
+
+/// How long it is until then. No timer runs longer than for a year.
+fn until(expires: u64) -> Duration {
+    Duration::from_secs(expires.saturating_sub(now()).min(365 * 86_400))
 }
 
 /// Takes inputs and segments from the owner's link until all are there, while
@@ -204,7 +216,7 @@ pub(super) async fn upload(node: &Arc<Node>, mut link: Link, begun: Begun) {
     };
     if let Some(reason) = stop {
         // A session that is gone has ended the job already.
-        let _ = uploading.job.stop.send(Event::Stop(reason));
+        let _ = uploading.job.orders.send(Event::Stop(reason));
     }
     if let Failed::Job(reason) | Failed::Owner(reason) = failed {
         uploading.link.last(ToOwner::Failed(reason)).await;
@@ -335,26 +347,16 @@ impl Uploading {
 
     /// Checks a segment, stores it if need be, and lets the engine know.
     async fn segment(&mut self, expected: u32, header: SignedHeader, frame: Bytes) -> Result<(), Failed> {
-        let (store, manifest) = (Arc::clone(&self.node.config.store), self.job.manifest.clone());
+        let manifest = self.job.manifest.clone();
+        let keep = Keep::new(Arc::clone(&self.node.config.store), manifest.manifest().nonce);
         let (kept, last) = (self.job.kept, expected + 1 == self.job.status.borrow().segments_of);
         let Takes { below, alone } = *lock(&self.job.takes);
         let taken = expected < below;
         let stored = tokio::task::spawn_blocking(move || {
-            let (found, attempt) = (header.claimed().index, header.claimed().attempt);
-            // Attempt by attempt.
-            let of_each = manifest.stream().segments().max(1);
-            let (next, of) = (u64::from(expected) % of_each, u64::from(expected) / of_each);
-            if u64::from(found) != next || u64::from(attempt) != of {
-                return Err(format!("the owner sent segment {found} of attempt {attempt}, expected {next} of {of}"));
-            }
-            let checked =
-                header.verify(&manifest.manifest().owner, &manifest.stream()).map_err(|error| error.to_string())?;
-            let Some(ToNode::Segment { bytes, .. }) = ToNode::decode(&frame) else {
-                return Err("the owner sent a segment that changed on the way".to_owned());
-            };
-            let segment = checked.segment(bytes).map_err(|error| error.to_string())?;
+            let attempts = manifest.manifest().attempts;
+            let (segment, bytes) = checked(&manifest, attempts, expected, &header, &frame)?;
             if !(taken && alone) {
-                Keep::new(store, manifest.manifest().nonce).put_segment(expected, &header, bytes, (kept, last))?;
+                keep.put_segment(expected, &header, bytes, (kept, last))?;
             }
             Ok(Some(segment).filter(|_| taken))
         });
@@ -368,6 +370,29 @@ impl Uploading {
             Err(reason) => Err(Failed::Owner(reason)),
         }
     }
+}
+
+/// The segment in an owner's frame, if it is the expected one, counted over the streams of so many attempts.
+pub(super) fn checked<'a>(
+    manifest: &CheckedManifest,
+    attempts: u32,
+    expected: u32,
+    header: &SignedHeader,
+    frame: &'a [u8],
+) -> Result<(CheckedSegment, &'a [u8]), String> {
+    let (found, attempt) = (header.claimed().index, header.claimed().attempt);
+    let place = manifest.stream_of(attempts);
+    // Attempt by attempt.
+    let of_each = place.segments().max(1);
+    let (next, of) = (u64::from(expected) % of_each, u64::from(expected) / of_each);
+    if u64::from(found) != next || u64::from(attempt) != of {
+        return Err(format!("the owner sent segment {found} of attempt {attempt}, expected {next} of {of}"));
+    }
+    let checked = header.verify(&manifest.manifest().owner, &place).map_err(|error| error.to_string())?;
+    let Some(ToNode::Segment { bytes, .. }) = ToNode::decode(frame) else {
+        return Err("the owner sent a segment that changed on the way".to_owned());
+    };
+    Ok((checked.segment(bytes).map_err(|error| error.to_string())?, bytes))
 }
 
 /// Whether the last input that was begun has all its bytes.

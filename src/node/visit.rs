@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::session::{Event, LINGER};
 use super::wire::{Peer, SUBMIT_LIMIT, ToNode, ToOwner, Told, ToldState, one_line};
-use super::{Kept, Node, Over, Parties, Running, Status, lock, short, upload};
+use super::{Kept, Node, Over, Parties, Running, Status, extend, lock, short, upload};
 use crate::keys::hex;
 use crate::net::link::{Link, Receiver, Sender};
 use crate::net::{NetError, PROTOCOL_VERSION};
@@ -52,7 +52,8 @@ pub(super) async fn visit(node: Arc<Node>, mut link: Link) {
             let unread = |_| ToOwner::Refused("this node cannot read its store: see its log".to_owned());
             Answering::new(link).last(told.map_or_else(unread, ToOwner::Jobs)).await;
         }
-        Some(ToNode::Input { .. } | ToNode::Segment { .. }) => {
+        Some(ToNode::Extend { manifest }) => extend::extend(&node, link, manifest).await,
+        Some(ToNode::Input { .. } | ToNode::Segment { .. } | ToNode::Extension { .. }) => {
             refuse(link, &label, "data came before a job was submitted on this link".to_owned()).await;
         }
         None => {
@@ -184,8 +185,13 @@ async fn fetch(node: &Arc<Node>, link: Link, manifest: [u8; 32], wait: bool) {
         let mut status = job.status.subscribe();
         let now = status.borrow().clone();
         if !wait && now.end.is_none() && job.concluded.get().is_none() {
-            let Status { segments, segments_of, round, rounds_of, .. } = now;
-            return answering.last(ToOwner::Running { segments, segments_of, round, rounds_of }).await;
+            let Status { segments, segments_of, round, rounds_of, next_attempt, .. } = now;
+            return answering
+                .last(match next_attempt {
+                    Some((attempt, of)) => ToOwner::Stopped { attempt, of },
+                    None => ToOwner::Running { segments, segments_of, round, rounds_of },
+                })
+                .await;
         }
         if follow(&mut answering, &job, &mut status).await.is_err() {
             return;
@@ -208,8 +214,8 @@ fn jobs(node: &Node, peer: &[u8; 32]) -> Vec<Told> {
         let running = jobs.running.iter().filter(|(_, job)| Parties::of(&job.manifest).0.contains(peer));
         let state = |job: &Running| {
             let Status { segments, segments_of, round, rounds_of, waits, next_attempt, .. } = *job.status.borrow();
-            if let Some(attempt) = next_attempt {
-                return ToldState::Stopped { attempt, of: job.manifest.manifest().attempts };
+            if let Some((attempt, of)) = next_attempt {
+                return ToldState::Stopped { attempt, of };
             }
             if waits && segments == segments_of {
                 return ToldState::Spare;
@@ -246,11 +252,16 @@ const MOST_JOBS: usize = 256;
 
 /// Tells how the job goes on until there is a result, it is over or the reader has left.
 async fn follow(answering: &mut Answering, job: &Running, status: &mut watch::Receiver<Status>) -> Result<(), ()> {
-    let mut told = None;
+    let (mut told, mut stopped) = (None, None);
     loop {
         let now = status.borrow_and_update().clone();
         if now.end.is_some() || job.concluded.get().is_some() {
             return Ok(());
+        }
+        if let Some((attempt, of)) = now.next_attempt
+            && stopped.replace((attempt, of)) != Some((attempt, of))
+        {
+            answering.say(&ToOwner::Stopped { attempt, of }).await.map_err(drop)?;
         }
         let round = (now.round, now.rounds_of);
         if now.rounds_of > 0 && told.replace(round) != Some(round) {
@@ -302,19 +313,25 @@ fn result(node: &Node, peer: &[u8; 32], manifest: &[u8; 32]) -> ToOwner {
     }
 }
 
+/// A running job of this owner; or why there is none.
+pub(super) fn owned(node: &Node, peer: &[u8; 32], manifest: [u8; 32]) -> Result<Arc<Running>, String> {
+    let owned = |job: &Arc<Running>| job.manifest.manifest().owner.identity() == peer;
+    if let Some(job) = node.running(&manifest).filter(owned) {
+        return Ok(job);
+    }
+    let over = lock(&node.jobs).over.get(&manifest).and_then(|over| over.parties.clone());
+    Err(match over {
+        Some(parties) if parties.0.contains(peer) => "the job is over, nothing of it can be changed".to_owned(),
+        _ => format!("no running job {}… of key {} here", hex(&manifest[..8]), short(peer)),
+    })
+}
+
 /// Ends a job of this owner and waits until it has ended.
 async fn cancel(node: &Node, peer: &[u8; 32], manifest: [u8; 32]) -> Result<(), String> {
-    let owned = |job: &Arc<Running>| job.manifest.manifest().owner.identity() == peer;
-    let Some(job) = node.running(&manifest).filter(owned) else {
-        let over = lock(&node.jobs).over.get(&manifest).and_then(|over| over.parties.clone());
-        return Err(match over {
-            Some(parties) if parties.0.contains(peer) => "the job is over, there is nothing to cancel".to_owned(),
-            _ => format!("no running job {}… of key {} here", hex(&manifest[..8]), short(peer)),
-        });
-    };
+    let job = owned(node, peer, manifest)?;
     let mut status = job.status.subscribe();
     // A session that has just ended is over in any case.
-    let _ = job.stop.send(Event::Stop("its owner cancelled the job".to_owned()));
+    let _ = job.orders.send(Event::Stop("its owner cancelled the job".to_owned()));
     let over = timeout(Duration::from_secs(60), status.wait_for(|status| status.end.is_some())).await;
     match over.map(|end| end.map(|status| status.end.clone())) {
         Ok(Ok(Some(Err(_)))) => Ok(()),

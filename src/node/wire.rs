@@ -69,6 +69,15 @@ pub(crate) enum ToNode<'a> {
     Cancel { manifest: [u8; 32] },
     /// The jobs are wanted whose result the asking key may have.
     Jobs,
+    /// The owner deals more attempts to a running job, once it is told how many are held.
+    Extend { manifest: [u8; 32] },
+    /// How many there are now: a [`SignedExtension`](crate::job::SignedExtension). The streams from
+    /// this attempt on follow.
+    Extension {
+        from: u32,
+        #[serde(borrow, with = "serde_bytes")]
+        statement: &'a [u8],
+    },
 }
 
 /// A job as a node tells its owner or reader.
@@ -91,7 +100,8 @@ pub(crate) enum ToldState {
     Failed(String),
     /// all data is there, and no slot is free
     Spare,
-    /// a process was lost; this attempt is next, of so many
+    /// a process was lost; this attempt is next, of so many that are held: if it is none of them, the
+    /// job waits for its owner
     Stopped {
         attempt: u32,
         of: u32,
@@ -121,6 +131,10 @@ pub(crate) enum ToOwner {
     Verified,
     /// The jobs that were asked for, those under way first.
     Jobs(Vec<Told>),
+    /// The streams of so many attempts are whole at the node.
+    Holds { attempts: u32 },
+    /// Not over, and not running: [`ToldState::Stopped`].
+    Stopped { attempt: u32, of: u32 },
 }
 
 impl<'a> ToNode<'a> {
@@ -218,6 +232,8 @@ pub(crate) enum Peer<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Offer {
     pub(crate) level: u32,
+    /// attempts whose streams are whole and durable at the node
+    pub(crate) held: u32,
     /// rounds and transcripts of its checkpoints, the newest last
     pub(crate) checkpoints: Vec<(u32, [u8; 32])>,
 }
@@ -225,6 +241,7 @@ pub(crate) struct Offer {
 impl Offer {
     fn append_to(&self, bytes: &mut Vec<u8>) {
         bytes.extend(self.level.to_le_bytes());
+        bytes.extend(self.held.to_le_bytes());
         for (round, transcript) in &self.checkpoints {
             bytes.extend(round.to_le_bytes());
             bytes.extend(transcript);
@@ -233,6 +250,7 @@ impl Offer {
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (level, rest) = bytes.split_first_chunk()?;
+        let (held, rest) = rest.split_first_chunk()?;
         let (checkpoints, rest) = rest.as_chunks::<36>();
         if !rest.is_empty() || checkpoints.len() as u64 > KEPT {
             return None;
@@ -242,7 +260,7 @@ impl Offer {
             Some((u32::from_le_bytes(*round), transcript.try_into().ok()?))
         };
         let checkpoints = checkpoints.iter().map(read).collect::<Option<_>>()?;
-        Some(Self { level: u32::from_le_bytes(*level), checkpoints })
+        Some(Self { level: u32::from_le_bytes(*level), held: u32::from_le_bytes(*held), checkpoints })
     }
 }
 
@@ -412,6 +430,8 @@ mod tests {
             ToNode::Fetch { manifest: [8; 32], wait: true },
             ToNode::Cancel { manifest: [9; 32] },
             ToNode::Jobs,
+            ToNode::Extend { manifest: [9; 32] },
+            ToNode::Extension { from: 300, statement: &[1, 2] },
         ];
         let to_owner = [
             ToOwner::Accepted,
@@ -433,6 +453,8 @@ mod tests {
                 Told { manifest: [4; 32], state: ToldState::Spare },
                 Told { manifest: [5; 32], state: ToldState::Stopped { attempt: 2, of: 4 } },
             ]),
+            ToOwner::Holds { attempts: 300 },
+            ToOwner::Stopped { attempt: 5, of: 4 },
         ];
         let peers = [
             Peer::Frame(&[1, 2]),
@@ -445,7 +467,7 @@ mod tests {
             Peer::Vote(Move { slot: Slot(3), spare: 1 }),
             Peer::Replaced(Move { slot: Slot(3), spare: 1 }),
             Peer::Keys { slot: Slot(3), keys: SubsetKeys(vec![(Subset(7), PrgKey([1; 32]))]) },
-            Peer::Offer { waits: true, offer: Offer { level: 2, checkpoints: vec![(258, [5; 32])] } },
+            Peer::Offer { waits: true, offer: Offer { level: 2, held: 4, checkpoints: vec![(258, [5; 32])] } },
         ];
         for message in &to_node {
             assert_eq!(ToNode::decode(&message.encode()).as_ref(), Some(message));
@@ -459,7 +481,7 @@ mod tests {
         let mut all: Vec<String> = to_node.iter().map(|m| hex(&m.encode())).collect();
         all.extend(to_owner.iter().map(|m| hex(&m.encode())));
         all.extend(peers.iter().map(|m| hex(&m.encode())));
-        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 06 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 08 090501010101010101010101010101010101010101010101010101010101010101010001020304020202020202020202020202020202020202020202020202020202020202020201030303030303030303030303030303030303030303030303030303030303030302026e6f0404040404040404040404040404040404040404040404040404040404040404030505050505050505050505050505050505050505050505050505050505050505040204 000102 01 02 03776879 0402010000 050300000009090909090909090909090909090909090909090909090909090909090909090707070707070707 0605000000 070301 080301 0903070000000101010101010101010101010101010101010101010101010101010101010101 0c0102000000020100000505050505050505050505050505050505050505050505050505050505050505");
+        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 06 070909090909090909090909090909090909090909090909090909090909090909 08ac02020102 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 08 090501010101010101010101010101010101010101010101010101010101010101010001020304020202020202020202020202020202020202020202020202020202020202020201030303030303030303030303030303030303030303030303030303030303030302026e6f0404040404040404040404040404040404040404040404040404040404040404030505050505050505050505050505050505050505050505050505050505050505040204 0aac02 0b0504 000102 01 02 03776879 0402010000 050300000009090909090909090909090909090909090909090909090909090909090909090707070707070707 0605000000 070301 080301 0903070000000101010101010101010101010101010101010101010101010101010101010101 0c010200000004000000020100000505050505050505050505050505050505050505050505050505050505050505");
     }
 
     #[test]

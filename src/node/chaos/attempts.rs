@@ -110,12 +110,15 @@ fn an_offer_ends_no_job_on_shamir() {
     }
 }
 
-/// It says that it has spoken in attempts that were not begun: each costs one of those that are dealt, no more.
+/// It says that it has spoken in attempts that were not begun: each costs one of those that are dealt, no more. What is not
+/// dealt here may be dealt at another node, so it is waited for.
 #[test]
 fn a_node_that_burns_attempts_ends_the_job_and_no_more() {
     eager(|| {
         let mut case = three_nodes();
-        for (level, what) in [(3, "in the last of 4 attempts"), (4, "it lies"), (u32::MAX, "it lies")] {
+        let late = "before the job expired";
+        let tired = "node 3 says: no job digest";
+        for (level, what) in [(3, late), (4, tired), (254, tired), (255, "it lies"), (u32::MAX, "it lies")] {
             let mut world = World::new(&mut case, 1, with_a_crash(2500));
             world.hook = Some(Box::new(move |_, from, _, bytes| {
                 if let Some((waits, mut offer)) = offer(bytes)
@@ -227,13 +230,22 @@ fn an_old_checkpoint_or_a_renamed_one_costs_time_alone() {
 
 /// Runs a world; does something once, after the event at which `when` has become true.
 fn once(world: &mut World<'_>, when: &dyn Fn() -> bool, what: &mut dyn FnMut(&mut World<'_>)) -> bool {
-    let mut done = false;
+    in_turn(world, &mut [(when, what)]) == 1
+}
+
+type Step<'s> = (&'s dyn Fn() -> bool, &'s mut dyn FnMut(&mut World<'_>));
+
+/// The same of several things, one after another; how many were done.
+fn in_turn(world: &mut World<'_>, steps: &mut [Step<'_>]) -> usize {
+    let mut done = 0;
     while let Some(((at, _), happening)) = world.queue.pop_first() {
         assert!(at < FOREVER, "the job hangs: {:?}", world.state());
         world.now = at;
         world.happen(happening);
-        if !done && when() {
-            done = true;
+        if let Some((when, what)) = steps.get_mut(done)
+            && when()
+        {
+            done += 1;
             what(world);
         }
     }
@@ -304,5 +316,209 @@ fn a_node_that_dies_with_the_others_parts_of_a_check_ends_the_job_for_good() {
             assert!(told.iter().any(|reason| reason.contains("in the middle of a check")), "{told:?}");
             assert!(!later.get());
         }
+    });
+}
+
+fn two_attempts() -> Case {
+    case_of(("SPDZ, two attempts", Roster::spdz(3).unwrap()), 0, 10, 0, 2)
+}
+
+/// All that one node is sent when the owner deals one attempt more.
+fn messages(case: &Case) -> usize {
+    1 + case.job.manifest().stream().segments() as usize
+}
+
+/// A process is killed in the first attempt, and the owner comes back at these times, up to so many whole nodes.
+fn with_an_owner(case: &Case, resumes: &[(u64, usize)]) -> Chaos {
+    let resumes = resumes.iter().map(|(at, nodes)| (*at, nodes * messages(case))).collect();
+    Chaos { resumes, ..with_a_crash(2500) }
+}
+
+/// Kills another process in the second attempt, which is the last. Gives the time of the first word in each attempt.
+fn run_out<'a>(world: &mut World<'a>, mut hook: impl FnMut(u64, Slot, &mut Vec<u8>) + 'a) -> BTreeMap<u32, u64> {
+    let times = Rc::new(RefCell::new(BTreeMap::new()));
+    let seen = Rc::clone(&times);
+    world.hook = Some(Box::new(move |now, from, _, bytes| {
+        if let Some(frame) = frame(bytes).filter(|frame| frame.header.kind == Kind::Opening) {
+            seen.borrow_mut().entry(frame.header.attempt).or_insert(now);
+        }
+        hook(now, from, bytes);
+        true
+    }));
+    assert!(once(world, &|| times.borrow().contains_key(&1), &mut |world| world.kill(Slot(1), Some(500))));
+    times.take()
+}
+
+fn all_done(world: &mut World<'_>) {
+    assert!(world.nodes.iter().all(|node| node.ended == Some(Ok(()))), "{:?}", world.state());
+    world.judge(true);
+}
+
+#[test]
+fn a_job_without_attempts_left_waits_for_its_owner_longer_than_for_any_peer() {
+    eager(|| {
+        let (mut case, at) = (two_attempts(), 8 * PATIENCE);
+        let chaos = with_an_owner(&case, &[(at, 3)]);
+        let mut world = World::new(&mut case, 1, chaos);
+        let times = run_out(&mut world, |_, _, _| {});
+        assert!(times[&2] >= at, "{times:?}");
+        all_done(&mut world);
+    });
+}
+
+#[test]
+fn an_owner_that_does_not_come_back_is_waited_for_until_the_job_expires() {
+    eager(|| {
+        let mut case = two_attempts();
+        let chaos = with_an_owner(&case, &[]);
+        let mut world = World::new(&mut case, 1, chaos);
+        run_out(&mut world, |_, _, _| {});
+        let told = reasons(&world, &[1, 2, 3]);
+        assert!(told.iter().all(|reason| reason.contains("before the job expired")), "{told:?}");
+        assert!(world.over >= EXPIRES && world.over < EXPIRES + PATIENCE, "{}", world.over);
+        world.judge(false);
+    });
+}
+
+/// Who is killed while the owner is waited for waits on; who stays away is a peer, for which there is patience.
+#[test]
+fn processes_that_are_killed_while_the_owner_is_waited_for_wait_again() {
+    eager(|| {
+        let mut case = two_attempts();
+        let mut chaos = with_an_owner(&case, &[(6 * PATIENCE, 3)]);
+        for (i, slot) in [(1, 1), (2, 2), (3, 3), (4, 1), (5, 2)] {
+            chaos.kills.push((i * PATIENCE, Slot(slot), Some(PATIENCE / 2)));
+        }
+        let mut world = World::new(&mut case, 1, chaos.clone());
+        run_out(&mut world, |_, _, _| {});
+        all_done(&mut world);
+        drop(world);
+        chaos.kills.push((5 * PATIENCE, Slot(3), None));
+        let mut world = World::new(&mut case, 1, chaos);
+        run_out(&mut world, |_, _, _| {});
+        assert!(world.over > 6 * PATIENCE && world.over < 7 * PATIENCE, "{}", world.over);
+        let told = reasons(&world, &[1, 2]);
+        assert!(told.iter().any(|reason| reason.contains("node 3 did not say within")), "{told:?}");
+    });
+}
+
+/// A run that is killed on its way leaves the attempt at some nodes. They wait for the others, which say what they lack; nobody
+/// speaks in it before another run has dealt it to all.
+#[test]
+fn an_attempt_that_is_dealt_to_some_nodes_only_does_not_begin() {
+    eager(|| {
+        let mut case = two_attempts();
+        let (first, second) = (2 * PATIENCE, 4 * PATIENCE);
+        let each = messages(&case);
+        for cut in [1, each - 1, each, each + 1, 2 * each, 3 * each - 1] {
+            for again in [true, false] {
+                let mut chaos = with_an_owner(&case, &[]);
+                chaos.resumes.push((first, cut));
+                if again {
+                    chaos.resumes.push((second, 3 * each));
+                }
+                // What came of a stream is lost with a process, or is not.
+                chaos.kills.push((3 * PATIENCE, Slot(1), Some(500)));
+                let mut world = World::new(&mut case, 1, chaos);
+                let begun = run_out(&mut world, |_, _, _| {}).get(&2).copied();
+                match again {
+                    true => {
+                        assert!(begun >= Some(second), "{cut} messages: {begun:?}");
+                        all_done(&mut world);
+                    }
+                    false => {
+                        assert_eq!(begun, None, "{cut} messages");
+                        let told = reasons(&world, &[1, 2, 3]);
+                        assert!(told.iter().all(|reason| reason.contains("before the job expired")), "{told:?}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// What a node says of the attempts that it holds: one that it lacks begins and times out, one that it hides does not begin. Nothing
+/// that depends on a share is said, and the job ends.
+#[test]
+fn a_node_that_lies_about_what_it_holds_ends_the_job_and_no_more() {
+    eager(|| {
+        let mut case = two_attempts();
+        for (lie, what) in [(u32::MAX, "within the deadline"), (3, "within the deadline"), (0, "node 3 says")] {
+            let hides = lie == 0;
+            let chaos = with_an_owner(&case, &[(2 * PATIENCE, if hides { 3 } else { 2 })]);
+            let mut world = World::new(&mut case, 1, chaos);
+            let kinds = Rc::new(RefCell::new(Vec::new()));
+            let said = Rc::clone(&kinds);
+            run_out(&mut world, move |now, from, bytes| {
+                if let Some((waits, mut offer)) = offer(bytes)
+                    && from == LIAR
+                    && now >= 2 * PATIENCE
+                {
+                    offer.held = lie;
+                    *bytes = Peer::Offer { waits, offer }.encode();
+                }
+                if let Some(frame) = frame(bytes).filter(|frame| frame.header.attempt == 2 && from != LIAR) {
+                    said.borrow_mut().push(frame.header.kind);
+                }
+            });
+            assert!(kinds.borrow().iter().all(|kind| is_bare(*kind)), "{:?}", kinds.borrow());
+            assert_eq!(kinds.borrow().is_empty(), hides);
+            let told = reasons(&world, &[1, 2]);
+            assert!(told.iter().any(|reason| reason.contains(what)), "{told:?}");
+        }
+    });
+}
+
+/// The disk of the node that was killed says that the owner has dealt more than it has.
+#[test]
+fn a_statement_of_more_attempts_that_was_changed_on_disk_ends_the_job_clearly() {
+    eager(|| {
+        let mut case = two_attempts();
+        let mut chaos = with_an_owner(&case, &[(2 * PATIENCE, 1)]);
+        chaos.kills.push((3 * PATIENCE, Slot(1), Some(500)));
+        let mut world = World::new(&mut case, 1, chaos);
+        world.damage = Some(|keep, _| {
+            let Some(mut statement) = keep.extension().unwrap() else { return false };
+            // The number, before 64 bytes of signature.
+            let at = statement.len() - 65;
+            statement[at] += 1;
+            keep.put_extension(&statement).unwrap();
+            true
+        });
+        run_out(&mut world, |_, _, _| {});
+        assert_eq!(world.tally.damaged, 1);
+        let told = reasons(&world, &[1]);
+        assert!(told[0].contains("not signed by the job's owner"), "{told:?}");
+    });
+}
+
+/// The streams of attempts that are over take no room.
+#[test]
+fn segments_of_attempts_that_are_over_are_dropped() {
+    eager(|| {
+        let mut case = two_attempts();
+        let chaos = with_an_owner(&case, &[(2 * PATIENCE, 3); 3]);
+        let (nonce, each) = (case.job.manifest().manifest().nonce, case.job.manifest().stream().segments());
+        let mut world = World::new(&mut case, 1, chaos);
+        let attempts = Rc::new(RefCell::new(BTreeSet::new()));
+        let seen = Rc::clone(&attempts);
+        world.hook = Some(Box::new(move |_, _, _, bytes| {
+            if let Some(frame) = frame(bytes).filter(|frame| frame.header.kind == Kind::Opening) {
+                seen.borrow_mut().insert(frame.header.attempt);
+            }
+            true
+        }));
+        let mut held = Vec::new();
+        let begun = |attempt: u32| attempts.borrow().contains(&attempt);
+        let steps: &mut [Step<'_>] = &mut [
+            (&|| begun(1), &mut |world| world.kill(Slot(1), Some(500))),
+            (&|| begun(2), &mut |world| {
+                held = world.nodes.iter().map(|node| node.store.segments(nonce).unwrap().count).collect();
+            }),
+        ];
+        assert_eq!(in_turn(&mut world, steps), 2);
+        // Of five attempts the third is under way.
+        assert_eq!(held, [3 * each; 3]);
+        all_done(&mut world);
     });
 }

@@ -11,7 +11,7 @@ use crate::roster::Slot;
 impl Session {
     /// Whether the job goes on in another attempt.
     pub(super) fn has_attempts(&self) -> bool {
-        self.attempts.dealt() > 1
+        self.attempts.are_several()
     }
 
     /// Segments of the streams before that of this node's attempt.
@@ -19,21 +19,15 @@ impl Session {
         self.attempt * self.segments()
     }
 
-    /// Whether all data of the attempts up to this one is here.
-    fn has_data_of(&self, attempt: u32) -> bool {
-        self.keep_inputs_done && u64::from(self.stored) >= u64::from(self.segments()) * u64::from(attempt + 1)
-    }
-
-    /// Whether all that the owner sends is here.
+    /// Whether all is here that the owner sends when it submits the job.
     pub(super) fn is_loaded(&self) -> bool {
-        self.has_data_of(self.attempts.dealt() - 1)
+        self.attempts.own().held >= self.manifest.manifest().attempts
     }
 
     /// An earlier process may have spoken in all attempts up to its level.
     pub(super) fn wait_again(&mut self) -> Step {
         self.attempt = self.store.attempt(self.nonce)?;
-        self.stored = self.segments() * self.attempts.dealt();
-        self.keep_inputs_done = true;
+        self.attempts.hold(self.keep.held(&self.manifest).map_err(Failed)?);
         self.out.push(Action::Ready);
         self.stop_attempt()
     }
@@ -56,7 +50,6 @@ impl Session {
                 return Ok(());
             }
             Ok(Asks::Stop) => self.stop_attempt()?,
-            Ok(Asks::Raise(level)) => self.raise(level)?,
         }
         self.begin_attempt()
     }
@@ -79,17 +72,9 @@ impl Session {
         let held = self.checkpoints.open(&self.plan).map_err(Failed)?;
         let held = held.iter().map(|held| (held.round() as u32, held.transcript())).collect();
         self.attempts.stop(self.attempt, held);
-        self.must_be_dealt()?;
-        let highest = self.attempts.highest();
-        if highest > self.attempt {
-            self.raise(highest)?;
-        } else {
-            self.say_offer();
-        }
-        self.out.push(Action::Attempt { attempt: self.attempt + 2, begun: false });
-        self.arm(Timer::StartPatience, self.patience);
+        self.say_offer();
         self.arm(Timer::Start, self.deadline);
-        Ok(())
+        self.begin_attempt()
     }
 
     /// Another node may have spoken in this attempt: this one will not.
@@ -97,31 +82,45 @@ impl Session {
         self.store.begin_attempt(self.nonce, level)?;
         self.attempt = level;
         self.attempts.raise(level);
-        self.must_be_dealt()?;
         self.say_offer();
         Ok(())
     }
 
-    fn must_be_dealt(&self) -> Step {
-        let dealt = self.attempts.dealt();
-        if self.attempts.own().level + 1 < dealt {
-            return Ok(());
+    /// So many attempts are held here, of those that the owner has dealt with the job or since.
+    pub(super) fn holds(&mut self, held: u32) -> Step {
+        let news = self.attempts.hold(held.max(self.attempts.own().held));
+        if news && self.attempts.wait() && self.phase == Phase::Running {
+            self.say_offer();
         }
-        Err(Failed(format!(
-            "a process was lost in the last of {dealt} attempts that the owner has dealt: submit the job again, with more --attempts"
-        )))
+        self.begin_attempt()
+    }
+
+    /// The time up to which the owner is waited for is over.
+    pub(super) fn expire(&mut self) -> Step {
+        self.expired = true;
+        self.begin_attempt()
     }
 
     /// Says to all where this node can go on.
-    pub(super) fn say_offer(&mut self) {
+    fn say_offer(&mut self) {
         let offer = self.attempts.own().clone();
+        let of = offer.held.max(self.manifest.manifest().attempts);
+        self.out.push(Action::Attempt { attempt: offer.level + 2, of, begun: false });
         self.tell(&Peer::Offer { waits: true, offer });
     }
 
-    /// Begins the next attempt once all nodes have offered to at the same level.
-    pub(super) fn begin_attempt(&mut self) -> Step {
-        let ready = self.attempts.wait() && self.phase == Phase::Running && self.has_data_of(self.attempt + 1);
-        if !ready || self.attempts.missing(self.others.keys().copied()).next().is_some() {
+    /// Begins the next attempt once all nodes have offered to at the same level, and hold it.
+    fn begin_attempt(&mut self) -> Step {
+        if !self.attempts.wait() || self.phase != Phase::Running {
+            return Ok(());
+        }
+        if let Some(level) = self.attempts.higher() {
+            self.raise(level)?;
+        }
+        if self.attempts.lacks() {
+            return if self.expired && self.is_loaded() { Err(self.nobody_deals()) } else { Ok(()) };
+        }
+        if self.attempts.missing(self.others.keys().copied()).next().is_some() {
             return Ok(());
         }
         let common = self.attempts.common();
@@ -135,7 +134,9 @@ impl Session {
         };
         let round = checkpoint.as_ref().map_or(0, Checkpoint::round);
         tracing::info!(attempt, round, "the job goes on in another attempt");
-        self.out.push(Action::Attempt { attempt: attempt + 1, begun: true });
+        self.out.push(Action::Attempt { attempt: attempt + 1, of: self.attempts.own().held, begun: true });
+        // Nobody begins at those before any more.
+        self.store.drop_segments_below(self.nonce, self.first_segment())?;
         let kept = self.keep.setup(&self.key, self.manifest.digest(), &Limits::unlimited()).map_err(Failed)?;
         let Duty::Node(assigned) = kept.0 else {
             return Err(Failed("its setup is that of a spare, of which this job has none".to_owned()));
@@ -177,38 +178,56 @@ impl Session {
     /// Whether a frame is of the attempt that this node is in. Others come from nodes that have not heard of
     /// it yet, or will be heard of.
     pub(super) fn is_of_attempt(&self, attempt: u32) -> bool {
-        attempt == self.attempt || attempt >= self.attempts.dealt()
+        attempt == self.attempt || attempt >= self.attempts.most()
     }
 
-    /// A deadline has passed while this node waits for the next attempt.
-    pub(super) fn offer_again(&mut self) {
-        self.say_offer();
-        self.arm(Timer::Start, self.deadline);
-    }
-
-    /// The patience with those that offer nothing is over.
-    pub(super) fn nobody_offers(&mut self) -> Step {
-        let missing: Vec<String> =
-            self.attempts.missing(self.others.keys().copied()).map(|slot| slot.to_string()).collect();
-        if !missing.is_empty() && self.is_loaded() {
+    /// A deadline has passed while this node waits for the next attempt. Patience is for peers; the owner has time until the job expires.
+    pub(super) fn offer_again(&mut self) -> Step {
+        let deadlines = self.patience.as_nanos().div_ceil(self.deadline.as_nanos().max(1));
+        let deadlines = u32::try_from(deadlines).unwrap_or(u32::MAX);
+        // Inputs may take as long as their owner takes to send them.
+        if self.is_loaded()
+            && let overdue @ [_, ..] = &self.attempts.overdue(self.others.keys().copied(), deadlines)[..]
+        {
+            let missing = overdue.iter().map(Slot::to_string).collect::<Vec<_>>().join(", ");
             let patience = self.patience.as_secs_f32();
-            let missing = missing.join(", ");
             return Err(Failed(format!(
                 "{missing} did not say within {patience} s from where to go on: see whether they run"
             )));
         }
-        self.arm(Timer::StartPatience, self.patience);
+        self.say_offer();
+        self.arm(Timer::Start, self.deadline);
         Ok(())
     }
 
-    /// Takes an owner's segment of any attempt, whose bytes are stored.
+    fn nobody_deals(&self) -> Failed {
+        let Offer { level, held, .. } = self.attempts.own();
+        let last = level + 1;
+        let who = match *held <= last {
+            true => "this node holds".to_owned(),
+            false => "one of the others holds".to_owned(),
+        };
+        Failed(format!(
+            "a process was lost in attempt {last}, no later one is dealt that {who}, and the owner dealt none before the job expired: submit it again, with more --attempts or a later --expires"
+        ))
+    }
+
+    /// Takes a segment that the owner sends when it submits the job, of any attempt, whose bytes are stored.
     pub(super) fn segment_of(&mut self, header: Box<crate::transcript::SignedHeader>) -> Step {
         self.stored += 1;
         if self.party.is_some() && header.claimed().attempt == self.attempt {
             self.feed(engine::Event::Header(header))?;
-            return self.catch_up();
+            self.catch_up()?;
         }
-        self.begin_attempt()
+        self.holds_stored()
+    }
+
+    /// Counts attempts of which all is here.
+    pub(super) fn holds_stored(&mut self) -> Step {
+        match self.keep_inputs_done {
+            true => self.holds(self.stored.checked_div(self.segments()).unwrap_or(self.manifest.manifest().attempts)),
+            false => Ok(()),
+        }
     }
 
     /// A peer that is done has released its shares, and does not go back.
