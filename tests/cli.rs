@@ -354,11 +354,9 @@ fn a_node_that_is_killed_and_started_again_finishes_its_job() {
     }
 }
 
-/// SPDZ cannot say again what it has said: it goes on with other material.
-#[cfg(unix)]
-#[test]
-fn an_spdz_job_goes_on_in_another_attempt_when_a_node_is_killed() {
-    let mut scene = Scene::new(3);
+/// A long job on SPDZ, submitted to three nodes in so many attempts.
+fn long_on_spdz(attempts: u32) -> Scene {
+    let scene = Scene::new(3);
     let b = Builder::new();
     let x = b.input("x", "alice", Type::fixed(-1.0..=1.0), [50]);
     let square = |_: &Builder, s: &[Tensor]| (vec![(&s[0] * &s[0]).declare("square", -1.0..=1.0)], vec![]);
@@ -372,30 +370,85 @@ fn an_spdz_job_goes_on_in_another_attempt_when_a_node_is_killed() {
     let (program, input) = (file("long.program"), format!("x={}", file("long.csv")));
     let (key, ticket) = (file("owner.key"), file("job.ticket"));
     let submit = ["submit", "--program", &program, "--input", &input, "--roster", &file("roster.toml"), "--key", &key];
-    let submitted = ok(&[&submit[..], &["--ticket", &ticket, "--attempts", "3"]].concat());
-    assert!(submitted.contains("in up to 3 attempts"), "{submitted}");
+    let submitted = ok(&[&submit[..], &["--ticket", &ticket, "--attempts", &attempts.to_string()]].concat());
+    assert!(submitted.contains(&format!("in up to {attempts} attempts")), "{submitted}");
+    scene
+}
+
+/// SIGKILL, in the middle of a job, and a process on what is left on disk.
+fn kill_and_start_again(scene: &mut Scene, node: usize) {
+    let roster = scene.read("roster.toml");
     let address =
-        roster.lines().filter_map(|l| l.strip_prefix("address = ")).nth(2).unwrap().trim_matches('"').to_owned();
+        roster.lines().filter_map(|l| l.strip_prefix("address = ")).nth(node).unwrap().trim_matches('"').to_owned();
     assert!(health(&address).contains("\"jobs_running\":1"), "the job was over before the node was killed");
-    let mut victim = scene.nodes[2].take().unwrap();
-    victim.kill().unwrap(); // SIGKILL
+    let mut victim = scene.nodes[node].take().unwrap();
+    victim.kill().unwrap();
     victim.wait().unwrap();
     let mut again = beaverdam();
-    again.args(["node", "--listen", &address, "--allow-owner", ok(&["key", &key]).trim()]);
-    again.arg("--key").arg(scene.path("node3.key")).arg("--store").arg(scene.path("node3.store"));
-    scene.nodes[2] = Some(again.args(["--log", "warn"]).stdout(Stdio::null()).spawn().unwrap());
+    again.args(["node", "--listen", &address, "--allow-owner", ok(&["key", &scene.at("owner.key")]).trim()]);
+    let name = format!("node{}", node + 1);
+    again.arg("--key").arg(scene.path(&format!("{name}.key"))).arg("--store").arg(scene.path(&format!("{name}.store")));
+    scene.nodes[node] = Some(again.args(["--log", "warn"]).stdout(Stdio::null()).spawn().unwrap());
     while TcpStream::connect(&address).is_err() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+}
+
+/// SPDZ cannot say again what it has said: it goes on with other material.
+#[cfg(unix)]
+#[test]
+fn an_spdz_job_goes_on_in_another_attempt_when_a_node_is_killed() {
+    let mut scene = long_on_spdz(3);
+    kill_and_start_again(&mut scene, 2);
     let fetch = [scene.job("fetch", "owner.key"), vec!["--wait".into(), "--out".into(), scene.at("results")]].concat();
     ok(&strs(&fetch));
     let z = numbers(&scene.read("results/z.csv"));
     assert!(z.len() == 50 && z.iter().all(|z| (z - 0.5).abs() < 0.01), "{z:?}");
     // Under Shamir nobody would use the material.
-    let plan = ["plan", &program, "--attempts", "2"];
+    let plan = ["plan", &scene.at("long.program"), "--attempts", "2"];
     assert!(refused(&plan).contains("only SPDZ jobs go on with other material"));
     let planned = ok(&[&plan[..], &["--scheme", "spdz", "--nodes", "3"]].concat());
     assert!(planned.contains("in up to 2 attempts"), "{planned}");
+}
+
+/// Its last attempt ends with a process. It waits, also when another process is killed meanwhile, until the owner deals one more.
+#[cfg(unix)]
+#[test]
+fn an_spdz_job_without_attempts_waits_until_its_owner_resumes_it() {
+    let mut scene = long_on_spdz(2);
+    let jobs = |scene: &Scene| ok(&["jobs", "--roster", &scene.at("roster.toml"), "--key", &scene.at("owner.key")]);
+    let until_all = |scene: &Scene, say: &str| {
+        while jobs(scene).matches(say).count() < 3 {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    };
+    let resume = |key: &str, more: &[&str]| {
+        let more: Vec<String> = more.iter().map(|arg| (*arg).to_owned()).collect();
+        [scene.job("resume", key), more].concat()
+    };
+    let (resume, too_many, strangers) =
+        (resume("owner.key", &[]), resume("owner.key", &["--attempts", "254"]), resume("bob.key", &[]));
+    kill_and_start_again(&mut scene, 2);
+    until_all(&scene, "runs: round");
+    kill_and_start_again(&mut scene, 1);
+    until_all(&scene, "waits for its owner: a process was lost in the last of 2 attempts; run beaverdam resume");
+    kill_and_start_again(&mut scene, 0);
+    until_all(&scene, "waits for its owner");
+    assert!(refused(&strs(&scene.job("fetch", "owner.key"))).contains("waits for its owner"));
+    assert!(refused(&strs(&strangers)).contains("did not sign the job"));
+    assert!(refused(&strs(&too_many)).contains("at most 255"));
+    // One that is killed somewhere on its way.
+    let mut cut = beaverdam().args(strs(&resume)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    cut.kill().unwrap();
+    cut.wait().unwrap();
+    let resumed = ok(&strs(&resume));
+    assert!(resumed.contains("attempts at all 3 nodes"), "{resumed}");
+    let fetch = [scene.job("fetch", "owner.key"), vec!["--wait".into(), "--out".into(), scene.at("results")]].concat();
+    ok(&strs(&fetch));
+    let z = numbers(&scene.read("results/z.csv"));
+    assert!(z.len() == 50 && z.iter().all(|z| (z - 0.5).abs() < 0.01), "{z:?}");
+    assert!(refused(&strs(&resume)).contains("the job is over"));
 }
 
 #[cfg(unix)]
@@ -551,7 +604,7 @@ fn keys_come_from_files_and_the_environment() {
 
 #[test]
 fn help_is_complete() {
-    for command in ["keygen", "key", "node", "gpu", "plan", "submit", "fetch", "verify", "cancel", "jobs"] {
+    for command in ["keygen", "key", "node", "gpu", "plan", "submit", "resume", "fetch", "verify", "cancel", "jobs"] {
         let help = ok(&[command, "--help"]);
         assert!(help.contains("Usage:"), "{command}");
         assert!(ok(&["--help"]).contains(command));

@@ -282,7 +282,10 @@ impl Stage {
 
     fn take(&mut self, at: Instant, report: Progress) {
         match report {
-            Progress::Connected { .. } | Progress::Accepted { .. } | Progress::Verified { .. } => {}
+            Progress::Connected { .. }
+            | Progress::Accepted { .. }
+            | Progress::Verified { .. }
+            | Progress::Stopped { .. } => {}
             Progress::Stored { slot, segments, of } => {
                 self.with_inputs[slot.index()] = true;
                 self.with_all[slot.index()] = segments == of;

@@ -1,4 +1,4 @@
-//! `submit`, `fetch`, `verify` and `cancel`: the owner and the readers.
+//! `submit`, `resume`, `fetch`, `verify`, `cancel` and `jobs`: the owner and the readers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -13,10 +13,10 @@ use super::progress::Bar;
 use super::table::{Table, to_csv};
 use super::{CliError, KeyArgs, PlanningArgs};
 use crate::entropy::Entropy;
-use crate::job::{CheckedManifest, RosterFile};
+use crate::job::{CheckedManifest, MAX_ATTEMPTS, RosterFile};
 use crate::keys::{PublicKey, hex};
 use crate::net::Limits;
-use crate::owner::{JobState, Node, Request, Results, Ticket, blocking, prepare, read};
+use crate::owner::{JobState, Node, Request, Results, Ticket, blocking, prepare, read, stopped};
 use crate::program::plan::Plan;
 use crate::program::{Program, Signature};
 use crate::roster::{Scheme, Slot};
@@ -50,7 +50,7 @@ pub(super) struct Submit {
     ticket: PathBuf,
     /// Copies of the material that are dealt, for SPDZ: how often the job may begin, since a process that is
     /// killed ends an attempt, and the next goes on from a checkpoint with material of its own
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_ATTEMPTS)))]
     attempts: u32,
     /// Seconds until the nodes may drop the job
     #[arg(long, value_name = "SECS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
@@ -97,6 +97,17 @@ pub(super) struct Verify {
 pub(super) struct Cancel {
     #[command(flatten)]
     job: JobArgs,
+}
+
+/// Deals more attempts to a running SPDZ job that was submitted with --attempts 2 or more, as when it has lost a
+/// process in its last one and waits for that. A run that was interrupted is run again: it deals the same.
+#[derive(Args, Debug)]
+pub(super) struct Resume {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Copies of the material that are dealt, beside those that all nodes hold
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_ATTEMPTS)))]
+    attempts: u32,
 }
 
 /// Lists the jobs whose result this key may have, at each node of a roster
@@ -256,6 +267,23 @@ impl Cancel {
     }
 }
 
+impl Resume {
+    pub(super) fn run(&self) -> Result<(), CliError> {
+        let (ticket, manifest, plan) = self.job.ticket()?;
+        let (_, nodes) = nodes(&self.job.roster)?;
+        let owner = Arc::new(self.job.key.load()?);
+        let mut bar = Bar::new(plan.roster);
+        let of = blocking::resume(&owner, &ticket, &nodes, &Limits::default(), self.attempts, |p| bar.show(p))?;
+        drop(bar);
+        println!(
+            "job {} has {of} attempts at all {} nodes, and goes on in the next one when all of them are back",
+            hex(&manifest.digest()),
+            manifest.manifest().nodes.len()
+        );
+        Ok(())
+    }
+}
+
 impl Jobs {
     pub(super) fn run(&self) -> Result<(), CliError> {
         let (_, nodes) = nodes(&self.roster)?;
@@ -294,9 +322,7 @@ fn words(state: &JobState) -> String {
         JobState::Running { round, rounds_of, .. } => format!("runs: round {round} of {rounds_of} is over"),
         JobState::Done => "is done: fetch its result".to_owned(),
         JobState::Failed(reason) => format!("failed: {reason}"),
-        JobState::Stopped { attempt, of } => {
-            format!("has lost a process: attempt {attempt} of {of} begins when all nodes are back")
-        }
+        JobState::Stopped { attempt, of } => stopped(*attempt, *of),
         JobState::Spare => "waits as a spare, with all that it needs".to_owned(),
     }
 }

@@ -75,7 +75,7 @@ pub(super) struct Plan {
     #[command(flatten)]
     planning: PlanningArgs,
     /// Copies of the material that are to be dealt (SPDZ alone)
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::job::MAX_ATTEMPTS)))]
     attempts: u32,
 }
 

@@ -32,6 +32,8 @@ impl Bar {
             Progress::Verified { slot } => self.count("nodes expanding masks", slot),
             Progress::Stored { slot, segments, of } => self.least("dealing material, segments", slot, segments, of),
             Progress::Round { slot, round, of } => self.least("computing, rounds", slot, round, of),
+            Progress::Stopped { slot, attempt, of } if attempt > of => self.count("waits for beaverdam resume", slot),
+            Progress::Stopped { slot, .. } => self.count("waits for a lost node", slot),
             Progress::Done { slot } => self.count("fetching results", slot),
         }
     }

@@ -1,6 +1,8 @@
 //! The client's calls for callers without an async runtime: each makes one,
 //! runs in it, and ends it. Not for use inside another runtime.
 
+use std::sync::Arc;
+
 use super::{ClientError, Job, Node, Prepared, Progress, Ticket};
 use crate::job::Concluded;
 use crate::keys::SecretKey;
@@ -16,6 +18,18 @@ pub fn submit(
     progress: impl FnMut(Progress),
 ) -> Result<(), ClientError> {
     run(super::submit(prepared, owner, nodes, limits, progress))
+}
+
+/// [`resume`](super::resume), blocking.
+pub fn resume(
+    owner: &Arc<SecretKey>,
+    ticket: &Ticket,
+    nodes: &[Node],
+    limits: &Limits,
+    more: u32,
+    progress: impl FnMut(Progress),
+) -> Result<u32, ClientError> {
+    run(super::resume(owner, ticket, nodes, limits, more, progress))
 }
 
 /// [`wait`](super::wait), blocking.

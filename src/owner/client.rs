@@ -4,7 +4,7 @@
 //! node that is down costs no nonce. The material is dealt while it is sent,
 //! once for all nodes, no faster than the slowest of them stores it.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
 
-use super::{OwnerError, Prepared, Ticket, read};
+use super::{Dealing, OwnerError, Prepared, Ticket, read};
 use crate::job::{CheckedManifest, Concluded, JobError, compare};
 use crate::keys::{PublicKey, SecretKey};
 use crate::net::link::{Link, Receiver, Sender};
@@ -72,6 +72,15 @@ pub enum Progress {
         /// rounds in all
         of: u32,
     },
+    /// a process was lost: [`JobState::Stopped`]
+    Stopped {
+        /// which node
+        slot: Slot,
+        /// the attempt that comes next, counted from 1
+        attempt: u32,
+        /// of so many that the node holds
+        of: u32,
+    },
     /// its receipt and sealed shares have arrived
     Done {
         /// which node
@@ -89,14 +98,6 @@ pub enum ClientError {
         slot: Slot,
         /// short form of the key that the manifest names
         key: String,
-    },
-    /// The key is not the one that signed the job.
-    #[error("this key ({found}) did not sign the job, {expected} did: use the owner's key")]
-    NotOwner {
-        /// short form of the key at hand
-        found: String,
-        /// short form of the owner's
-        expected: String,
     },
     /// No link, or it broke.
     #[error("{slot}: {source}")]
@@ -140,6 +141,16 @@ pub enum ClientError {
         round: u32,
         /// rounds in all
         rounds_of: u32,
+    },
+    /// There is no result yet, and nobody computes.
+    #[error("{slot} is not done: the job {}", stopped(*attempt, *of))]
+    Stopped {
+        /// which node
+        slot: Slot,
+        /// the attempt that comes next, counted from 1
+        attempt: u32,
+        /// of so many that the node holds
+        of: u32,
     },
     /// An answer that does not belong here.
     #[error("{slot} answered with {found} bytes that do not belong here: it runs another version or sends garbage")]
@@ -203,13 +214,68 @@ pub async fn submit(
     }))
     .await?;
 
+    give(links, stream, prepared.inputs(), &say).await
+}
+
+/// Deals so many more attempts to an SPDZ job that runs, or waits for them, and returns how many there are then in
+/// all. If this fails, or is dropped, nothing is lost: it is begun again, and deals the same.
+pub async fn resume(
+    owner: &Arc<SecretKey>,
+    ticket: &Ticket,
+    nodes: &[Node],
+    limits: &Limits,
+    more: u32,
+    progress: impl FnMut(Progress),
+) -> Result<u32, ClientError> {
+    let dealing = Dealing::again(owner, ticket)?;
+    let signed = dealing.manifest().manifest().attempts;
+    // Before anybody is asked.
+    dealing.extension(signed.saturating_add(more))?;
+    let peers = Peers::of(owner, dealing.manifest(), nodes, limits, false)?;
+    let progress = Mutex::new(progress);
+    let say = |p| report(&progress, p);
+    let frame = ToNode::Extend { manifest: dealing.manifest().digest() }.encode();
+    let links = try_join_all(peers.slots().map(async |slot| {
+        let mut link = peers.connect(slot).await?;
+        send(slot, &mut link, &frame).await?;
+        match hear(slot, &link.recv().await.map_err(net(slot))?)? {
+            (ToOwner::Holds { attempts }, _) => {
+                say(Progress::Connected { slot });
+                Ok(((slot, link), attempts))
+            }
+            (_, found) => Err(ClientError::Answer { slot, found }),
+        }
+    }))
+    .await?;
+    // An earlier run may have come to some of them only.
+    let from = links.iter().map(|(_, held)| *held).min().unwrap_or_default().max(signed);
+    let attempts = from.saturating_add(more);
+    let statement = dealing.extension(attempts)?.to_bytes();
+    let frame = ToNode::Extension { from, statement: &statement }.encode();
+    let links = try_join_all(links.into_iter().map(async |((slot, mut link), _)| {
+        send(slot, &mut link, &frame).await?;
+        Ok::<_, ClientError>((slot, link))
+    }))
+    .await?;
+    let streams = (from..attempts).map(|attempt| dealing.stream_of(attempt)).collect::<Result<Vec<_>, _>>()?;
+    give(links, streams.into_iter().flatten(), &[], &say).await?;
+    Ok(attempts)
+}
+
+/// Deals a stream while it is sent, and sees that all have stored it.
+async fn give(
+    links: Vec<(Slot, Link)>,
+    stream: impl Iterator<Item = (SignedHeader, Vec<u8>)> + Send + 'static,
+    inputs: &[Vec<u8>],
+    say: &impl Fn(Progress),
+) -> Result<(), ClientError> {
     let (queues, streams): (Vec<_>, Vec<_>) = links.iter().map(|_| mpsc::channel::<Bytes>(AHEAD)).unzip();
     // The dealer stops by itself when nobody takes its segments any more.
     let dealing = tokio::task::spawn_blocking(move || deal(stream, &queues));
     try_join_all(links.into_iter().zip(streams).map(async |((slot, link), segments)| {
         let (sender, mut receiver) = link.split();
-        let sent = upload(slot, sender, prepared.inputs(), segments);
-        let stored = until_stored(slot, &mut receiver, &say);
+        let sent = upload(slot, sender, inputs, segments);
+        let stored = until_stored(slot, &mut receiver, say);
         tokio::pin!(sent, stored);
         tokio::select! {
             stored = &mut stored => stored,
@@ -282,13 +348,21 @@ pub enum JobState {
     Failed(String),
     /// the agent is a spare that holds all data and waits to take over
     Spare,
-    /// a process was lost, and the job goes on when all nodes are back
+    /// a process was lost, and the job goes on when all nodes are back, or its owner is
     Stopped {
         /// in this attempt, counted from 1
         attempt: u32,
-        /// of so many that were dealt
+        /// of so many that the node holds: if fewer, the owner must deal more
         of: u32,
     },
+}
+
+/// What a job waits for that has lost a process.
+pub(crate) fn stopped(attempt: u32, of: u32) -> String {
+    match attempt <= of {
+        true => format!("has lost a process: attempt {attempt} of {of} begins when all nodes are back"),
+        false => format!("waits for its owner: a process was lost in the last of {of} attempts; run beaverdam resume"),
+    }
 }
 
 /// The jobs whose result this key may have, at one node: those under way, then at most 256
@@ -449,6 +523,10 @@ impl Asked<'_> {
             }
             match hear(slot, &answer)? {
                 (ToOwner::Round { round, of }, _) => report(progress, Progress::Round { slot, round, of }),
+                (ToOwner::Stopped { attempt, of }, _) if self.wait => {
+                    report(progress, Progress::Stopped { slot, attempt, of });
+                }
+                (ToOwner::Stopped { attempt, of }, _) => return Err(ClientError::Stopped { slot, attempt, of }),
                 (ToOwner::Running { segments, segments_of, round, rounds_of }, _) => {
                     return Err(ClientError::NotYet { slot, segments, segments_of, round, rounds_of });
                 }
@@ -499,7 +577,7 @@ fn must_own(key: &SecretKey, manifest: &CheckedManifest) -> Result<(), ClientErr
     if key.public() == *owner {
         return Ok(());
     }
-    Err(ClientError::NotOwner { found: key.public().short(), expected: owner.short() })
+    Err(OwnerError::NotOwner { found: key.public().short(), expected: owner.short() }.into())
 }
 
 fn net(slot: Slot) -> impl Fn(NetError) -> ClientError {

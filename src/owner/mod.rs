@@ -17,8 +17,10 @@ mod read;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cli")]
+pub(crate) use client::stopped;
 #[cfg(feature = "net")]
-pub use client::{ClientError, Job, JobState, Node, Progress, cancel, fetch, jobs, submit, wait};
+pub use client::{ClientError, Job, JobState, Node, Progress, cancel, fetch, jobs, resume, submit, wait};
 pub use dealing::Dealing;
 #[cfg(feature = "cli")]
 pub(crate) use prepare::must_use_attempts;
