@@ -202,13 +202,9 @@ impl Session {
 
     fn nobody_deals(&self) -> Failed {
         let Offer { level, held, .. } = self.attempts.own();
-        let last = level + 1;
-        let who = match *held <= last {
-            true => "this node holds".to_owned(),
-            false => "one of the others holds".to_owned(),
-        };
+        let (last, who) = (level + 1, if *held <= level + 1 { "this node" } else { "another node" });
         Failed(format!(
-            "a process was lost in attempt {last}, no later one is dealt that {who}, and the owner dealt none before the job expired: submit it again, with more --attempts or a later --expires"
+            "a process was lost in attempt {last}, {who} holds no later one, and the owner dealt none before the job expired: submit it again, with more --attempts or a later --expires"
         ))
     }
 
