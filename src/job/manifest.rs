@@ -19,7 +19,7 @@ use crate::sharing::KeyHash;
 use crate::transcript::{StreamPlace, TranscriptError, decode_words};
 
 /// The version of manifest, messages and protocol that this crate speaks.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 /// The most bytes of a signed manifest.
 pub const MAX_MANIFEST_BYTES: usize = 64 * 1024;
 
