@@ -37,7 +37,7 @@ pub struct NodeArgs {
         num_args = 1
     )]
     allow_owner: Vec<AllowOwner>,
-    /// File that remembers which material is used up, with FILE.witness beside
+    /// File that remembers which material is used up, with FILE.witness and FILE.jobs beside
     /// it. Never restore it from a copy, never give it to two nodes
     #[arg(long, value_name = "FILE", env = "BEAVERDAM_STORE", default_value = "beaverdam.store")]
     store: PathBuf,

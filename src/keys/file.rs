@@ -199,14 +199,14 @@ fn refuse_exposed(_: &std::fs::Metadata, _: &Path) -> Result<(), KeyError> {
 
 /// A new file survives a power loss only once its directory is written too.
 #[cfg(unix)]
-fn sync_parent(path: &Path) -> std::io::Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> std::io::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent)?.sync_all()
 }
 
 /// Elsewhere than on Unix a directory cannot be opened to be synced.
 #[cfg(not(unix))]
-fn sync_parent(_: &Path) -> std::io::Result<()> {
+pub(crate) fn sync_parent(_: &Path) -> std::io::Result<()> {
     Ok(())
 }
 

@@ -29,6 +29,8 @@ use ed25519_dalek::{Signer, SigningKey};
 use hpke::{Kem, Serializable, kem::X25519HkdfSha256};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+#[cfg(feature = "net")]
+pub(crate) use self::file::sync_parent;
 pub use self::public::{PublicKey, Signature, identity_from_spki};
 use crate::prg::PrgKey;
 

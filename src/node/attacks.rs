@@ -328,3 +328,27 @@ async fn a_job_of_which_nothing_is_kept_is_not_extended() {
     let reason = why(extend(&cluster, &cluster.owner, job.manifest().digest()).await.1);
     assert!(reason.contains("keeps nothing") && reason.contains("--attempts 2"), "{reason}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_is_told_that_all_is_stored_when_no_power_loss_can_undo_it() {
+    let cluster = cluster(5, Duration::from_secs(20)).await;
+    let job = cluster.job(Roster::shamir(5, 1).unwrap());
+    // The others have no job yet.
+    let mut link = cluster.submit(&job, Slot(1), None).await;
+    for (number, bytes) in (0..).zip(job.inputs()) {
+        say(&mut link, &ToNode::Input { number, offset: 0, bytes }).await;
+    }
+    for (header, bytes) in job.stream().unwrap() {
+        say(&mut link, &ToNode::Segment { header: &header.to_bytes(), bytes: &bytes }).await;
+    }
+    loop {
+        match answer(&mut link).await {
+            ToOwner::Stored { segments, of } if segments == of => break,
+            ToOwner::Failed(reason) => panic!("{reason}"),
+            _ => {}
+        }
+    }
+    let (nonce, of) = (job.manifest().manifest().nonce, job.manifest().segments());
+    assert!(of > 0);
+    assert_eq!(cluster.stores[0].crashed(|_| 0).segments(nonce).unwrap().count, of);
+}

@@ -43,6 +43,8 @@ const PATIENCE: u64 = 200_000;
 const REPLACE_AFTER: u64 = 30_000;
 /// Owners are waited for so long.
 const EXPIRES: u64 = 3_600_000;
+/// From the last segment until all are on disk.
+const SYNCING: u64 = 100;
 /// No job takes so long: it hangs.
 const FOREVER: u64 = 4 * 3_600_000;
 
@@ -185,8 +187,6 @@ pub(super) struct Node {
     life: u32,
     timers: BTreeMap<Timer, u64>,
     pub(super) ended: Option<Result<(), String>>,
-    /// all that the owner sends is there
-    loaded: bool,
     /// segments below this its party takes as they come
     takes: Takes,
     /// what its store held when readers were told before it: the job's state, and how many segments
@@ -195,6 +195,7 @@ pub(super) struct Node {
 
 enum Happening {
     Owner(Slot, u32, Upload),
+    Synced(Slot, u32),
     Arrive { from: Slot, to: Slot, epoch: u64, bytes: Vec<u8> },
     Timer { slot: Slot, life: u32, timer: Timer, number: u64 },
     Dial(Slot, Slot),
@@ -391,7 +392,6 @@ impl<'a> World<'a> {
             life: 0,
             timers: BTreeMap::new(),
             ended: None,
-            loaded: false,
             takes: Takes::default(),
             told: None,
         }
@@ -422,6 +422,13 @@ impl<'a> World<'a> {
     fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Owner(slot, life, upload) => self.upload(slot, life, upload),
+            Happening::Synced(slot, life) => {
+                let node = &self.nodes[slot.index()];
+                if node.life == life {
+                    let store = Arc::clone(&node.store) as Arc<dyn Store>;
+                    Keep::new(store, self.case.job.manifest().manifest().nonce).sync().unwrap();
+                }
+            }
             Happening::Arrive { from, to, epoch, bytes } => {
                 if self.link(from, to).up == Some(epoch) {
                     self.step(to, Event::Message { from, bytes: bytes.into() });
@@ -460,17 +467,18 @@ impl<'a> World<'a> {
                 let nonce = self.case.job.manifest().manifest().nonce;
                 let keep = Keep::new(Arc::clone(&node.store) as Arc<dyn Store>, nonce);
                 // A job that is over takes nothing.
-                let last = index + 1 == self.case.segments.len();
                 let (manifest, taken) = (self.case.job.manifest(), (index as u32) < node.takes.below);
                 let kept = self.case.job.plan().replays() || manifest.has_attempts();
-                if !(taken && node.takes.alone) && keep.put_segment(index as u32, header, bytes, (kept, last)).is_err()
-                {
+                if !(taken && node.takes.alone) && keep.put_segment(index as u32, header, bytes, kept).is_err() {
                     return;
                 }
-                node.loaded |= last;
                 let checked = header.verify(&manifest.manifest().owner, &manifest.stream()).unwrap();
                 let segment = taken.then(|| checked.segment(bytes).unwrap());
-                Event::Header { header: Box::new(*header), segment }
+                let header = Box::new(*header);
+                if kept && index + 1 == self.case.segments.len() {
+                    self.at(SYNCING, Happening::Synced(slot, life));
+                }
+                Event::Header { header, segment }
             }
         };
         self.step(slot, event);
@@ -748,12 +756,13 @@ impl<'a> World<'a> {
     /// What an owner does that deals one attempt more, until it is killed. It says nothing before it has links with all.
     fn resume(&mut self, mut messages: usize) {
         let (nonce, signed) = (self.case.job.manifest().manifest().nonce, self.case.job.manifest().manifest().attempts);
-        let loaded = |node: &Node| node.session.is_some() && node.ended.is_none() && (node.loaded || node.life > 0);
-        if !self.nodes.iter().all(loaded) {
+        let keep = |node: &Node| Keep::new(Arc::clone(&node.store) as Arc<dyn Store>, nonce);
+        let held = |node: &Node| keep(node).held(self.case.job.manifest()).unwrap();
+        let runs = |node: &Node| node.session.is_some() && node.ended.is_none();
+        if !self.nodes.iter().all(|node| runs(node) && (node.life > 0 || held(node) >= signed)) {
             return;
         }
-        let keep = |node: &Node| Keep::new(Arc::clone(&node.store) as Arc<dyn Store>, nonce);
-        let held = self.nodes.iter().map(|node| keep(node).held(self.case.job.manifest()).unwrap());
+        let held = self.nodes.iter().map(held);
         let from = held.min().unwrap().max(signed);
         let again = Dealing::again(&self.case.owner, &self.case.job.ticket()).unwrap();
         let Ok(statement) = again.extension(from + 1) else { return };

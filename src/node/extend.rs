@@ -166,8 +166,11 @@ impl Taking {
         let attempt = header.claimed().attempt;
         let last = header.claimed().index + 1 == self.manifest.stream().segments() as u32;
         if attempt >= self.held {
-            self.keep.put_segment(self.next, &header, bytes, (true, last))?;
-            self.held += u32::from(last);
+            self.keep.put_segment(self.next, &header, bytes, true)?;
+            if last {
+                self.keep.sync()?;
+                self.held += 1;
+            }
         }
         self.next += 1;
         Ok(())
@@ -216,8 +219,9 @@ mod tests {
         store.begin(nonce, job.manifest().digest()).unwrap();
         let keep = Keep::new(Arc::clone(&store) as Arc<dyn Store>, nonce);
         for (number, (header, bytes)) in (0..).zip(job.stream().unwrap()) {
-            keep.put_segment(number, &header, &bytes, (true, true)).unwrap();
+            keep.put_segment(number, &header, &bytes, true).unwrap();
         }
+        keep.sync().unwrap();
         (store, keep)
     }
 

@@ -264,6 +264,8 @@ pub(super) struct Session {
     unwritten: Option<Box<Checkpoint>>,
     /// a result that readers have been told of before the disk
     unstored: Option<Arc<Concluded>>,
+    /// the result is stored, and the segments are not dropped yet
+    used_up: bool,
     /// this process has begun at one
     #[cfg(test)]
     pub(super) restored: bool,
@@ -350,6 +352,7 @@ impl Session {
             checkpoint_before: checkpoints,
             unwritten: None,
             unstored: None,
+            used_up: false,
             #[cfg(test)]
             restored: false,
             keep,
@@ -400,7 +403,7 @@ impl Session {
 
     /// Whether [`Session::work`] comes before the next event.
     pub(super) fn prepares(&self) -> bool {
-        self.expanding || self.unwritten.is_some() || self.unstored.is_some()
+        self.expanding || self.used_up || self.unwritten.is_some() || self.unstored.is_some()
     }
 
     /// A piece of work that needs no event, while there is none: expands what later
@@ -412,6 +415,14 @@ impl Session {
             }
             self.close_if_alone();
             return Some(std::mem::take(&mut self.out));
+        }
+        // Once the end has been told: removing them takes some milliseconds.
+        if std::mem::take(&mut self.used_up) {
+            // The result stands; a disk that keeps them is its operator's matter.
+            if let Err(error) = self.store.drop_segments_below(self.nonce, u32::MAX) {
+                tracing::warn!(%error, "the segments of a finished job could not be dropped");
+            }
+            return Some(Vec::new());
         }
         // Once what the party had to say has left.
         if let Some(checkpoint) = self.unwritten.take().filter(|_| self.phase == Phase::Running) {
@@ -1289,10 +1300,7 @@ impl Session {
         self.store.finish(self.nonce, &record.iter().map(|part| &part[..]).collect::<Vec<_>>())?;
         drop(record);
         self.phase = Phase::Done;
-        // The result stands; a disk that keeps the segments is its operator's matter.
-        if let Err(error) = self.store.drop_segments_below(self.nonce, u32::MAX) {
-            tracing::warn!(%error, "the segments of a finished job could not be dropped");
-        }
+        self.used_up = true;
         self.out.push(Action::Ended(Ok(Some(concluded))));
         self.tell(&Peer::Done);
         self.tell_waiting(&Peer::Done);
@@ -1309,7 +1317,7 @@ impl Session {
         if !left {
             return Err(Failed("this node was shut down".to_owned()));
         }
-        self.store.sync()?;
+        self.keep.sync().map_err(Failed)?;
         self.phase = Phase::Closed;
         (self.party, self.came) = (None, BTreeMap::new());
         self.out.push(Action::Closed);

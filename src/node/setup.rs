@@ -192,24 +192,22 @@ impl Keep {
 
     /// Keeps a segment whose bytes fit its header, under its number in the streams of all attempts; with the header, if
     /// the job may be made again.
-    ///
-    /// The last of them is on disk, and all before, when this returns: the owner may leave
-    /// then, and nobody else could send them again.
     pub(super) fn put_segment(
         &self,
         number: u32,
         header: &SignedHeader,
         bytes: &[u8],
-        (kept, last): (bool, bool),
+        kept: bool,
     ) -> Result<(), String> {
         if kept {
             self.put(HEADERS + u64::from(number), &header.to_bytes())?;
         }
-        self.store.put_segment(self.nonce, number, bytes).map_err(|e| e.to_string())?;
-        if kept && last {
-            self.store.sync().map_err(|e| e.to_string())?;
-        }
-        Ok(())
+        self.store.put_segment(self.nonce, number, bytes).map_err(|e| e.to_string())
+    }
+
+    /// All of it is on disk when this returns, the segments too.
+    pub(super) fn sync(&self) -> Result<(), String> {
+        self.store.sync_segments(self.nonce).and_then(|()| self.store.sync()).map_err(|e| e.to_string())
     }
 
     /// Keeps a statement of more attempts, in place of an earlier one, so that their segments may be taken.

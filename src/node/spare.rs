@@ -228,7 +228,7 @@ impl Spare {
             Event::Inputs(inputs) => self.take_inputs(&inputs)?,
             Event::Header { .. } => {
                 self.headers += 1;
-                self.say_ready();
+                self.say_ready()?;
             }
             Event::Message { from, bytes } => {
                 let taken = self.message(from, &bytes);
@@ -265,7 +265,7 @@ impl Spare {
                 if !self.is_loaded() {
                     return Err("this spare was shut down".to_owned());
                 }
-                self.means.store.sync().map_err(|e| e.to_string())?;
+                self.keep.sync()?;
                 self.closed = true;
                 self.out.push(Action::Closed);
             }
@@ -295,21 +295,21 @@ impl Spare {
                 .map_err(|e| e.to_string())?;
         }
         self.keep.put_inputs(inputs)?;
-        // From here on others count on this spare.
-        self.means.store.sync().map_err(|e| e.to_string())?;
         self.inputs = true;
         self.out.extend([Action::Verified, Action::Ready]);
-        self.say_ready();
-        Ok(())
+        self.say_ready()
     }
 
-    fn say_ready(&mut self) {
+    fn say_ready(&mut self) -> Result<(), String> {
         if self.is_loaded() {
+            // From here on others count on this spare.
+            self.keep.sync()?;
             for agent in self.replacement.linked().collect::<Vec<_>>() {
                 self.post(agent, &Peer::Ready);
             }
             self.call_if_complete();
         }
+        Ok(())
     }
 
     fn post(&mut self, agent: Slot, message: &Peer<'_>) {
@@ -409,9 +409,6 @@ impl Spare {
         let store = &self.means.store;
         let record = postcard::to_stdvec(&kept).expect("plain data always encodes");
         store.finish(nonce, &[&record]).and_then(|()| store.forget(nonce)).map_err(|e| e.to_string())?;
-        if let Err(error) = store.drop_segments_below(nonce, u32::MAX) {
-            tracing::warn!(%error, "the segments of a finished job could not be dropped");
-        }
         self.end(Ok(()));
         Ok(())
     }

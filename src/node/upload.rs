@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -250,12 +251,16 @@ impl Uploading {
         self.hand_over_inputs();
         let deadline = self.node.config.deadline;
         let mut due = Instant::now() + deadline;
-        let mut segments = 0;
+        let (mut segments, mut syncing) = (0, JoinSet::new());
         while !self.tell(status).await? {
             let complete = self.inputs.is_none() && segments == status.borrow().segments_of;
             let frame = tokio::select! {
                 changed = status.changed() => {
                     changed.map_err(|_| Failed::Job("the job is over".to_owned()))?;
+                    continue;
+                }
+                Some(synced) = syncing.join_next() => {
+                    self.stored(segments, synced)?;
                     continue;
                 }
                 frame = timeout_at(due, self.link.receiver.recv()), if !complete => frame,
@@ -269,7 +274,14 @@ impl Uploading {
                     let header = SignedHeader::from_bytes(header).map_err(|e| Failed::Owner(e.to_string()))?;
                     self.segment(segments, header, frame).await?;
                     segments += 1;
-                    self.job.status.send_modify(|status| status.segments = segments);
+                    if self.job.kept && segments == self.job.status.borrow().segments_of {
+                        // The party goes on meanwhile.
+                        let nonce = self.job.manifest.manifest().nonce;
+                        let keep = Keep::new(Arc::clone(&self.node.config.store), nonce);
+                        syncing.spawn_blocking(move || keep.sync());
+                    } else {
+                        self.stored(segments, Ok(Ok(())))?;
+                    }
                 }
                 _ => {
                     let reason = "the owner sent something else than the next input or segment: use the same release";
@@ -277,6 +289,18 @@ impl Uploading {
                 }
             }
             due = Instant::now() + deadline;
+        }
+        Ok(())
+    }
+
+    /// So many segments are stored. Of a job that can be taken up again the last is on disk, and all before: the
+    /// owner may leave when it is told so, and nobody else could send them again.
+    fn stored(&self, segments: u32, synced: Result<Result<(), String>, JoinError>) -> Result<(), Failed> {
+        let lost = |_| Err("the segments could not be made durable: see this node's log".to_owned());
+        match synced.unwrap_or_else(lost) {
+            // Of a job that is over nothing is needed; its end is told next.
+            Err(reason) if self.job.status.borrow().end.is_none() => return Err(Failed::Owner(reason)),
+            _ => self.job.status.send_modify(|status| status.segments = segments),
         }
         Ok(())
     }
@@ -347,16 +371,15 @@ impl Uploading {
 
     /// Checks a segment, stores it if need be, and lets the engine know.
     async fn segment(&mut self, expected: u32, header: SignedHeader, frame: Bytes) -> Result<(), Failed> {
-        let manifest = self.job.manifest.clone();
-        let keep = Keep::new(Arc::clone(&self.node.config.store), manifest.manifest().nonce);
-        let (kept, last) = (self.job.kept, expected + 1 == self.job.status.borrow().segments_of);
+        let (store, manifest) = (Arc::clone(&self.node.config.store), self.job.manifest.clone());
+        let kept = self.job.kept;
         let Takes { below, alone } = *lock(&self.job.takes);
         let taken = expected < below;
         let stored = tokio::task::spawn_blocking(move || {
             let attempts = manifest.manifest().attempts;
             let (segment, bytes) = checked(&manifest, attempts, expected, &header, &frame)?;
             if !(taken && alone) {
-                keep.put_segment(expected, &header, bytes, (kept, last))?;
+                Keep::new(store, manifest.manifest().nonce).put_segment(expected, &header, bytes, kept)?;
             }
             Ok(Some(segment).filter(|_| taken))
         });

@@ -150,6 +150,13 @@ impl Store for MemoryStore {
         self.with(nonce, |kept| Ok(kept.segments.get(&index).cloned()))
     }
 
+    fn sync_segments(&self, nonce: Nonce) -> Result<(), StoreError> {
+        self.with(nonce, |_| Ok(()))?;
+        #[cfg(test)]
+        self.undurable.lock().unwrap().retain(|(job, write)| *job != nonce || !matches!(write, Undurable::Segment(_)));
+        Ok(())
+    }
+
     fn drop_segments_below(&self, nonce: Nonce, index: u32) -> Result<(), StoreError> {
         self.with(nonce, |kept| {
             kept.segments = kept.segments.split_off(&index);
@@ -173,7 +180,7 @@ impl Store for MemoryStore {
 
     fn sync(&self) -> Result<(), StoreError> {
         #[cfg(test)]
-        self.undurable.lock().unwrap().clear();
+        self.undurable.lock().unwrap().retain(|(_, write)| matches!(write, Undurable::Segment(_)));
         Ok(())
     }
 

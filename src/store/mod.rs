@@ -21,10 +21,13 @@
 //! |---|---|
 //! | `begin`, `begin_attempt`, `finish`, `fail`, `check_opened`, `forget`, `drop_record` | kept once the call has returned |
 //! | `advance` | the cursor, at most [`RESERVE`] rounds past the last used one |
-//! | `check_passed`, `put_segment`, `put_part`, `drop_segments_below`, `append_log` | may be undone until the next `sync`, or call of the first row |
+//! | `check_passed`, `put_part` | may be undone until the next `sync` |
+//! | `put_segment` | may be undone until the next `sync_segments` |
+//! | `drop_segments_below`, `append_log` | may be undone |
 //!
-//! What is undone is the end: of two writes, never the earlier one alone. What was put for a
-//! job that is over may be undone for good: no later process reads it.
+//! What is undone of parts is the end: of two, never the earlier one alone, but for one that was written over. What
+//! was put for a job that is over may be undone for good: no later process reads it. (`RedbStore` loses segments, and parts that
+//! were not written over, by a power loss alone.)
 //!
 //! # Old copies
 //!
@@ -40,9 +43,13 @@
 //! Never run a node from a snapshot taken while it had jobs, nor two from one.
 
 mod entry;
+#[cfg(feature = "net")]
+mod files;
 mod memory;
 #[cfg(feature = "net")]
 mod redb;
+#[cfg(feature = "net")]
+mod spool;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "net")]
@@ -304,8 +311,12 @@ pub trait Store: Send + Sync {
     /// [`StoreError::SegmentDiffers`] for other bytes in the same place.
     fn put_segment(&self, nonce: Nonce, index: u32, bytes: &[u8]) -> Result<(), StoreError>;
 
-    /// A segment; `None` if it never came, was dropped, or was lost in a crash.
+    /// A segment; `None` if it never came, was dropped, or was lost in a crash. Who wrote to the disk
+    /// may have changed it: its root is the caller's to check.
     fn segment(&self, nonce: Nonce, index: u32) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// The segments of a job that were put before are on disk when this returns.
+    fn sync_segments(&self, nonce: Nonce) -> Result<(), StoreError>;
 
     /// Keeps something of a running job that a later process, or another node, may
     /// ask for: what the job is made again from, what was opened. The numbers are
@@ -316,7 +327,7 @@ pub trait Store: Send + Sync {
     /// A part; `None` if it was never kept, was lost in a crash, or was forgotten.
     fn part(&self, nonce: Nonce, part: u64) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Everything that was written before is on disk when this returns.
+    /// Everything that was written before is on disk when this returns, but for segments.
     fn sync(&self) -> Result<(), StoreError>;
 
     /// Lets a running job claim its rounds once more, from the first.

@@ -1,7 +1,8 @@
-//! A store on disk: one `redb` file with its witness beside it.
+//! A store on disk: one `redb` file for what must never be forgotten, its witness, and files
+//! that only grow for what jobs keep while they run.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     io::ErrorKind,
     ops::RangeInclusive,
     path::Path,
@@ -9,14 +10,14 @@ use std::{
 };
 
 use redb::{
-    Builder, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
-    WriteTransaction,
+    Builder, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
 
 use super::{
     Held, Job, JobState, Nonce, RESERVE, Store, StoreError,
     entry::{Claim, Entry},
     short,
+    spool::{Spool, Spools},
     witness::{Witness, private},
 };
 
@@ -30,50 +31,31 @@ const BULK: TableDefinition<(&Nonce, u8, u64, u32), &[u8]> = TableDefinition::ne
 #[repr(u8)]
 enum Kind {
     Record = 1,
-    Segment = 2,
+    // 2 and 4 were what files hold now.
+    /// one that was written over
     Part = 3,
-    Log = 4,
 }
 
 /// The longest piece. `redb` gives a value that is longer than a page as many pages as the
 /// next power of two, zeroes them and writes them all: this and its key fill 64 KiB, while
-/// a segment in one piece would take twice its bytes.
+/// 512 KiB in one piece would take twice their bytes.
 const PIECE: usize = (64 << 10) - 256;
 
-/// Bytes of short writes that wait in memory for the next transaction; then they have one of their own.
-const BUFFER_BYTES: usize = 4 << 20;
-/// What a short write takes there beside its bytes.
-const BUFFERED_ENTRY: usize = 128;
-
 /// The format of the tables; another number is another release's store.
-const FORMAT: u64 = 4;
+const FORMAT: u64 = 5;
 /// `redb` would take a gigabyte; a node is to stay small.
 const CACHE_BYTES: usize = 8 << 20;
 
-/// A [`Store`] in the file `path`, with `path.witness` beside it; both are made
-/// with mode 0600 if neither exists. One process at a time.
+/// A [`Store`] in the file `path`, with `path.witness` and the directory `path.jobs` beside it;
+/// all are made, for this user alone, if neither file exists. One process at a time.
 pub struct RedbStore {
     path: String,
     db: Database,
+    spools: Spools,
     /// held while something is made durable
     live: Mutex<Live>,
-    /// never held while the disk is waited for; locked after `live`
-    memory: Mutex<Memory>,
-}
-
-type BulkKey = (Nonce, u8, u64);
-
-/// What is answered without the disk. Short writes wait here for the next transaction, which takes
-/// them along before its own: one for each would cost many times what it writes, and
-/// the end of the process undoes what is not durable anyway.
-#[derive(Default)]
-struct Memory {
-    running: HashMap<Nonce, Rounds>,
-    /// what waits, by job, kind and number
-    waiting: BTreeMap<BulkKey, Vec<u8>>,
-    waiting_bytes: usize,
-    /// what a transaction is writing now
-    leaving: Arc<BTreeMap<BulkKey, Vec<u8>>>,
+    /// never held while the disk is waited for; locked after `live` and after files
+    running: Mutex<HashMap<Nonce, Rounds>>,
 }
 
 /// The rounds of a running job.
@@ -82,38 +64,6 @@ struct Rounds {
     next: u64,
     /// the first one that is not reserved on disk
     reserved: u64,
-}
-
-impl Memory {
-    fn put(&mut self, key: BulkKey, bytes: Vec<u8>) {
-        self.waiting_bytes += bytes.len() + BUFFERED_ENTRY;
-        if let Some(before) = self.waiting.insert(key, bytes) {
-            self.waiting_bytes -= before.len() + BUFFERED_ENTRY;
-        }
-    }
-
-    fn get(&self, key: &BulkKey) -> Option<Vec<u8>> {
-        self.waiting.get(key).or_else(|| self.leaving.get(key)).cloned()
-    }
-
-    /// What the next transaction is to write; what waits of a job that is over stays.
-    fn leave(&mut self, over: Option<&Nonce>) -> Arc<BTreeMap<BulkKey, Vec<u8>>> {
-        let (stays, leaves) = std::mem::take(&mut self.waiting).into_iter().partition(|(key, _)| over == Some(&key.0));
-        self.leaving = Arc::new(leaves);
-        self.wait_with(stays);
-        Arc::clone(&self.leaving)
-    }
-
-    fn wait_with(&mut self, waiting: BTreeMap<BulkKey, Vec<u8>>) {
-        self.waiting_bytes = waiting.values().map(|bytes| bytes.len() + BUFFERED_ENTRY).sum();
-        self.waiting = waiting;
-    }
-
-    fn forget(&mut self, nonce: &Nonce) {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.retain(|key, _| key.0 != *nonce);
-        self.wait_with(waiting);
-    }
 }
 
 /// What this opening of the store knows beyond the file.
@@ -155,7 +105,8 @@ impl RedbStore {
             .create(&path)
             .map_err(|e| failed(&path, e))?;
         let live = Live { interrupted: HashSet::new(), count: 0, witness };
-        let store = Self { path, db, live: Mutex::new(live), memory: Mutex::default() };
+        let spools = Spools::new(&path);
+        let store = Self { path, db, spools, live: Mutex::new(live), running: Mutex::default() };
         store.look_back(exists)?;
         Ok(store)
     }
@@ -178,7 +129,7 @@ impl RedbStore {
             }
             live.count = count;
         }
-        self.durable(&mut live, None, |txn| {
+        self.durable(&mut live, |txn| {
             txn.open_table(META)?.insert("format", FORMAT)?;
             txn.open_table(JOBS)?;
             txn.open_table(BULK)?;
@@ -189,10 +140,11 @@ impl RedbStore {
         for (nonce, entry) in running {
             live.interrupted.insert(nonce);
             let rounds = Rounds { next: entry.reserved, reserved: entry.reserved };
-            self.memory().running.insert(nonce, rounds);
+            self.running().insert(nonce, rounds);
         }
+        self.spools.look_back(&live.interrupted)?;
         // What a process that died between the end of a job and its clearing left.
-        self.write(Durability::None, None, |txn| over.iter().try_for_each(|(nonce, _)| clear(txn, nonce)))
+        self.write(Durability::None, |txn| over.iter().try_for_each(|(nonce, _)| clear(txn, nonce)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Live> {
@@ -200,8 +152,8 @@ impl RedbStore {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    fn running(&self) -> MutexGuard<'_, HashMap<Nonce, Rounds>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failed(&self, e: impl Into<redb::Error>) -> StoreError {
@@ -217,35 +169,17 @@ impl RedbStore {
         look(&txn).map_err(|e| self.failed(e))
     }
 
-    /// Writes what waits in memory, then a change. What waits of a job that is `over` stays there:
-    /// this process may be asked for it, and no later one.
     fn write(
         &self,
         durability: Durability,
-        over: Option<&Nonce>,
         change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
-        // One at a time: whoever comes next takes what came since.
         let mut txn = self.db.begin_write().map_err(|e| self.failed(e))?;
-        let leaving = self.memory().leave(over);
         let written = (|| {
             txn.set_durability(durability)?;
-            if !leaving.is_empty() {
-                let mut bulk = txn.open_table(BULK)?;
-                for ((nonce, kind, number), bytes) in leaving.iter() {
-                    put_in(&mut bulk, nonce, (*kind, *number), &[bytes])?;
-                }
-            }
             change(&txn)?;
             Ok(txn.commit()?)
         })();
-        let mut memory = self.memory();
-        memory.leaving = Arc::default();
-        if written.is_err() {
-            let mut waiting = Arc::unwrap_or_clone(leaving);
-            waiting.append(&mut memory.waiting);
-            memory.wait_with(waiting);
-        }
         written.map_err(|e: redb::Error| self.failed(e))
     }
 
@@ -253,11 +187,10 @@ impl RedbStore {
     fn durable(
         &self,
         live: &mut Live,
-        over: Option<&Nonce>,
         change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
         let count = live.count + 1;
-        self.write(Durability::Immediate, over, |txn| {
+        self.write(Durability::Immediate, |txn| {
             change(txn)?;
             txn.open_table(META)?.insert("count", count)?;
             Ok(())
@@ -289,34 +222,30 @@ impl RedbStore {
         postcard::from_bytes(bytes).map_err(|e| self.damaged(format!("job {}: {e}", short(nonce))))
     }
 
-    /// Keeps something of a running job, not durably.
-    fn keep(&self, nonce: Nonce, kind: Kind, number: u64, bytes: &[&[u8]]) -> Result<(), StoreError> {
-        let mut memory = self.memory();
-        if !memory.running.contains_key(&nonce) {
-            self.entry(nonce)?.must_run(&nonce)?;
-        }
-        let long = bytes.iter().map(|part| part.len()).sum::<usize>() > PIECE;
-        // Segments are counted where they lie.
-        if long || matches!(kind, Kind::Segment) {
-            drop(memory);
-            return self.write(Durability::None, None, |txn| put(txn, &nonce, (kind as u8, number), bytes));
-        }
-        memory.put((nonce, kind as u8, number), bytes.concat());
-        let full = memory.waiting_bytes > BUFFER_BYTES;
-        drop(memory);
-        if full { self.write(Durability::None, None, |_| Ok(())) } else { Ok(()) }
+    /// The caller holds the files that it is about to write: whoever forgets the job, once it is over, waits for them.
+    fn must_run(&self, nonce: &Nonce) -> Result<(), StoreError> {
+        if self.running().contains_key(nonce) { Ok(()) } else { self.entry(*nonce)?.must_run(nonce) }
     }
 
-    /// What was kept, its pieces put together.
+    /// The files of a job; `None` if it was forgotten.
+    fn spool(&self, nonce: &Nonce) -> Result<Option<Arc<Spool>>, StoreError> {
+        let spool = self.spools.of(nonce);
+        if spool.is_none() {
+            self.entry(*nonce)?;
+        }
+        Ok(spool)
+    }
+
+    /// The files of a job, for who may only write to them while it runs.
+    fn spool_of_running(&self, nonce: &Nonce) -> Result<Arc<Spool>, StoreError> {
+        match self.spool(nonce)? {
+            Some(spool) => Ok(spool),
+            None => self.must_run(nonce).and(Err(StoreError::Unknown { job: short(nonce) })),
+        }
+    }
+
+    /// What the tables hold, its pieces put together.
     fn kept(&self, nonce: Nonce, kind: Kind, number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        let memory = self.memory();
-        if let Some(bytes) = memory.get(&(nonce, kind as u8, number)) {
-            return Ok(Some(bytes));
-        }
-        if !memory.running.contains_key(&nonce) {
-            self.entry(nonce)?;
-        }
-        drop(memory);
         self.read(|txn| {
             let bulk = txn.open_table(BULK)?;
             let mut whole: Option<Vec<u8>> = None;
@@ -337,13 +266,12 @@ impl RedbStore {
         let mut live = self.lock();
         let mut entry = self.entry(nonce)?;
         change(&mut entry)?;
-        let over = (entry.state != JobState::Running).then_some(&nonce);
-        self.durable(&mut live, over, |txn| {
+        self.durable(&mut live, |txn| {
             put_entry(txn, &nonce, &entry)?;
             also(txn)
         })?;
-        if over.is_some() {
-            self.memory().running.remove(&nonce);
+        if entry.state != JobState::Running {
+            self.running().remove(&nonce);
         }
         Ok(())
     }
@@ -353,8 +281,9 @@ impl Store for RedbStore {
     fn begin(&self, nonce: Nonce, digest: [u8; 32]) -> Result<(), StoreError> {
         let mut live = self.lock();
         let entry = Entry::begin(self.find(nonce)?.as_ref(), &nonce, digest)?;
-        self.durable(&mut live, None, |txn| put_entry(txn, &nonce, &entry))?;
-        self.memory().running.insert(nonce, Rounds { next: 0, reserved: entry.reserved });
+        self.durable(&mut live, |txn| put_entry(txn, &nonce, &entry))?;
+        self.spools.add(nonce);
+        self.running().insert(nonce, Rounds { next: 0, reserved: entry.reserved });
         Ok(())
     }
 
@@ -383,12 +312,13 @@ impl Store for RedbStore {
     }
 
     fn record(&self, nonce: Nonce) -> Result<Option<Vec<u8>>, StoreError> {
+        self.entry(nonce)?;
         self.kept(nonce, Kind::Record, 0)
     }
 
     fn advance(&self, nonce: Nonce, round: u32) -> Result<(), StoreError> {
         let after = u64::from(round) + 1;
-        if let Some(rounds) = self.memory().running.get_mut(&nonce)
+        if let Some(rounds) = self.running().get_mut(&nonce)
             && (rounds.next..rounds.reserved).contains(&u64::from(round))
         {
             rounds.next = after;
@@ -396,11 +326,11 @@ impl Store for RedbStore {
         }
         let mut live = self.lock();
         let mut entry = self.entry(nonce)?;
-        let next = self.memory().running.get(&nonce).map_or(entry.reserved, |rounds| rounds.next);
+        let next = self.running().get(&nonce).map_or(entry.reserved, |rounds| rounds.next);
         if entry.claim(&nonce, next, round)? == Claim::Extended {
-            self.durable(&mut live, None, |txn| put_entry(txn, &nonce, &entry))?;
+            self.durable(&mut live, |txn| put_entry(txn, &nonce, &entry))?;
         }
-        self.memory().running.insert(nonce, Rounds { next: after, reserved: entry.reserved });
+        self.running().insert(nonce, Rounds { next: after, reserved: entry.reserved });
         Ok(())
     }
 
@@ -412,7 +342,7 @@ impl Store for RedbStore {
         let _one_at_a_time = self.lock();
         let mut entry = self.entry(nonce)?;
         entry.check_passed(&nonce, check)?;
-        self.write(Durability::None, None, |txn| put_entry(txn, &nonce, &entry))
+        self.write(Durability::None, |txn| put_entry(txn, &nonce, &entry))
     }
 
     fn open_check(&self, nonce: Nonce) -> Result<Option<u32>, StoreError> {
@@ -420,35 +350,47 @@ impl Store for RedbStore {
     }
 
     fn put_segment(&self, nonce: Nonce, index: u32, bytes: &[u8]) -> Result<(), StoreError> {
-        let _one_at_a_time = self.lock();
-        match self.kept(nonce, Kind::Segment, index.into())? {
-            Some(held) if held == bytes => self.entry(nonce)?.must_run(&nonce),
+        let spool = self.spool_of_running(&nonce)?;
+        let mut files = spool.segments.files();
+        self.must_run(&nonce)?;
+        match files.get(index.into())? {
+            Some(held) if held == bytes => Ok(()),
             Some(_) => Err(StoreError::SegmentDiffers { job: short(&nonce), index }),
-            None => self.keep(nonce, Kind::Segment, index.into(), &[bytes]),
+            None => files.put(index.into(), &[bytes]),
         }
     }
 
     fn segment(&self, nonce: Nonce, index: u32) -> Result<Option<Vec<u8>>, StoreError> {
-        self.kept(nonce, Kind::Segment, index.into())
+        self.spool(&nonce)?.map_or(Ok(None), |spool| spool.segments.files().get(index.into()))
     }
 
-    fn drop_segments_below(&self, nonce: Nonce, index: u32) -> Result<(), StoreError> {
-        self.entry(nonce)?;
-        let Some(last) = index.checked_sub(1) else { return Ok(()) };
-        self.write(Durability::None, None, |txn| remove(txn, pieces(&nonce, Kind::Segment, 0..=last.into())))
+    fn sync_segments(&self, nonce: Nonce) -> Result<(), StoreError> {
+        self.spool(&nonce)?.map_or(Ok(()), |spool| spool.segments.sync())
     }
 
     fn put_part(&self, nonce: Nonce, part: u64, bytes: &[&[u8]]) -> Result<(), StoreError> {
-        self.keep(nonce, Kind::Part, part, bytes)
+        let spool = self.spool_of_running(&nonce)?;
+        let mut files = spool.parts.files();
+        self.must_run(&nonce)?;
+        if files.has(part) {
+            return self.write(Durability::None, |txn| put(txn, &nonce, (Kind::Part as u8, part), bytes));
+        }
+        files.put(part, bytes)
     }
 
     fn part(&self, nonce: Nonce, part: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        self.kept(nonce, Kind::Part, part)
+        let spool = self.spool(&nonce)?;
+        // What was written over is the newer one.
+        match self.kept(nonce, Kind::Part, part)? {
+            Some(bytes) => Ok(Some(bytes)),
+            None => spool.map_or(Ok(None), |spool| spool.parts.files().get(part)),
+        }
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        // A durable commit takes all earlier ones with it.
-        self.durable(&mut self.lock(), None, |_| Ok(()))
+        // What was written over never stands before what lay in front of it. A durable commit takes all earlier ones with it.
+        self.spools.sync_parts()?;
+        self.durable(&mut self.lock(), |_| Ok(()))
     }
 
     fn resume(&self, nonce: Nonce) -> Result<(), StoreError> {
@@ -456,13 +398,13 @@ impl Store for RedbStore {
         let entry = self.entry(nonce)?;
         entry.resume(&nonce)?;
         live.interrupted.remove(&nonce);
-        self.memory().running.insert(nonce, Rounds { next: 0, reserved: entry.reserved });
+        self.running().insert(nonce, Rounds { next: 0, reserved: entry.reserved });
         Ok(())
     }
 
     fn begin_attempt(&self, nonce: Nonce, attempt: u32) -> Result<(), StoreError> {
         self.change(nonce, |entry| entry.begin_attempt(&nonce, attempt), |_| Ok(()))?;
-        self.memory().running.insert(nonce, Rounds { next: 0, reserved: u64::from(RESERVE) });
+        self.running().insert(nonce, Rounds { next: 0, reserved: u64::from(RESERVE) });
         Ok(())
     }
 
@@ -471,31 +413,30 @@ impl Store for RedbStore {
     }
 
     fn append_log(&self, nonce: Nonce, index: u32, entry: &[u8]) -> Result<(), StoreError> {
-        self.keep(nonce, Kind::Log, index.into(), &[entry])
+        let spool = self.spool_of_running(&nonce)?;
+        let mut files = spool.log.files();
+        self.must_run(&nonce)?;
+        files.put(index.into(), &[entry])
     }
 
     fn log_entry(&self, nonce: Nonce, index: u32) -> Result<Option<Vec<u8>>, StoreError> {
-        self.kept(nonce, Kind::Log, index.into())
+        self.spool(&nonce)?.map_or(Ok(None), |spool| spool.log.files().get(index.into()))
+    }
+
+    fn drop_segments_below(&self, nonce: Nonce, index: u32) -> Result<(), StoreError> {
+        self.spool(&nonce)?.map_or(Ok(()), |spool| spool.segments.files().drop_below(index.into()))
     }
 
     fn segments(&self, nonce: Nonce) -> Result<Held, StoreError> {
-        self.entry(nonce)?;
-        self.read(|txn| {
-            let mut held = Held::default();
-            for row in txn.open_table(BULK)?.range(pieces(&nonce, Kind::Segment, 0..=u64::MAX))? {
-                let (key, value) = row?;
-                held.count += u64::from(key.value().3 == 0);
-                held.bytes += value.value().len() as u64;
-            }
-            Ok(held)
-        })
+        Ok(self.spool(&nonce)?.map_or_else(Held::default, |spool| spool.segments.files().held()))
     }
 
     fn forget(&self, nonce: Nonce) -> Result<(), StoreError> {
         let over = |entry: &mut Entry| entry.must_be_over(&nonce);
-        self.change(nonce, over, |txn| clear(txn, &nonce))?;
-        self.memory().forget(&nonce);
-        Ok(())
+        self.entry(nonce)?.must_be_over(&nonce)?;
+        // First: who still writes holds them.
+        self.spools.forget(&nonce)?;
+        self.change(nonce, over, |txn| clear(txn, &nonce))
     }
 
     fn drop_record(&self, nonce: Nonce) -> Result<(), StoreError> {
@@ -506,8 +447,6 @@ impl Store for RedbStore {
 
 /// A key of [`BULK`].
 type Key<'a> = (&'a Nonce, u8, u64, u32);
-/// [`BULK`], opened for writing.
-type Bulk<'a> = Table<'a, (&'static Nonce, u8, u64, u32), &'static [u8]>;
 
 /// Where the pieces of one kind lie, from the first to the last of these numbers.
 fn pieces(nonce: &Nonce, kind: Kind, numbers: RangeInclusive<u64>) -> RangeInclusive<Key<'_>> {
@@ -516,10 +455,7 @@ fn pieces(nonce: &Nonce, kind: Kind, numbers: RangeInclusive<u64>) -> RangeInclu
 
 /// Writes the parts one after another, over what is there. What is empty is one empty piece.
 fn put(txn: &WriteTransaction, nonce: &Nonce, (kind, number): (u8, u64), parts: &[&[u8]]) -> Result<(), redb::Error> {
-    put_in(&mut txn.open_table(BULK)?, nonce, (kind, number), parts)
-}
-
-fn put_in(bulk: &mut Bulk<'_>, nonce: &Nonce, (kind, number): (u8, u64), parts: &[&[u8]]) -> Result<(), redb::Error> {
+    let mut bulk = txn.open_table(BULK)?;
     let mut piece = 0;
     for bytes in parts.iter().flat_map(|part| part.chunks(PIECE)) {
         bulk.insert((nonce, kind, number, piece), bytes)?;
@@ -541,11 +477,9 @@ fn remove(txn: &WriteTransaction, pieces: RangeInclusive<Key<'_>>) -> Result<(),
     Ok(txn.open_table(BULK)?.retain_in(pieces, |_, _| false)?)
 }
 
-/// Drops all of a job but its record.
+/// Drops what the tables hold of a job but its record.
 fn clear(txn: &WriteTransaction, nonce: &Nonce) -> Result<(), redb::Error> {
-    [Kind::Segment, Kind::Part, Kind::Log]
-        .into_iter()
-        .try_for_each(|kind| remove(txn, pieces(nonce, kind, 0..=u64::MAX)))
+    remove(txn, pieces(nonce, Kind::Part, 0..=u64::MAX))
 }
 
 fn put_entry(txn: &WriteTransaction, nonce: &Nonce, entry: &Entry) -> Result<(), redb::Error> {

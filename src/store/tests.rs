@@ -84,11 +84,27 @@ fn segments_come_back_and_are_dropped(store: &dyn Store) {
     assert_eq!(store.segment(A, 1).unwrap().unwrap(), [1; 1000]);
     assert_eq!(store.segment(A, 3).unwrap(), None);
     assert_eq!(store.segments(A).unwrap(), Held { count: 4, bytes: 4000 });
+    store.sync_segments(A).unwrap();
     store.drop_segments_below(A, 2).unwrap();
     assert_eq!(store.segments(A).unwrap(), Held { count: 2, bytes: 2000 });
     assert_eq!(store.segment(A, 1).unwrap(), None);
     assert!(store.segment(A, 2).unwrap().is_some());
     assert_eq!(store.segments(B).unwrap(), Held { count: 1, bytes: 14 });
+    // A place that was dropped is free again.
+    store.put_segment(A, 1, &[7; 1000]).unwrap();
+    assert_eq!(store.segment(A, 1).unwrap().unwrap(), [7; 1000]);
+    store.drop_segments_below(A, u32::MAX).unwrap();
+    store.sync_segments(A).unwrap();
+    assert_eq!(store.segments(A).unwrap(), Held { count: 1, bytes: 1000 });
+    store.finish(A, &[b"record"]).unwrap();
+    store.drop_segments_below(A, 9).unwrap();
+    assert!(matches!(store.put_segment(A, 5, b"late"), Err(StoreError::Over { .. })));
+    assert_eq!(store.segment(A, u32::MAX).unwrap().unwrap(), [255; 1000]);
+    store.forget(A).unwrap();
+    assert_eq!((store.segment(A, u32::MAX).unwrap(), store.segments(A).unwrap()), (None, Held::default()));
+    assert!(matches!(store.put_segment(A, 5, b"late"), Err(StoreError::Over { .. })));
+    store.sync_segments(A).unwrap();
+    store.drop_segments_below(A, 9).unwrap();
 }
 
 fn a_log_comes_back_until_it_is_forgotten(store: &dyn Store) {
@@ -233,6 +249,21 @@ fn an_attempt_that_was_begun_stays_so_when_the_process_dies() {
     the_attempt_is_still_begun(&store.crashed(|_| 0));
 }
 
+#[test]
+fn segments_are_durable_once_they_are_synced_and_not_before() {
+    let store = MemoryStore::new();
+    for job in [A, B] {
+        store.begin(job, DIGEST).unwrap();
+        store.put_part(job, 0, &[b"part"]).unwrap();
+        store.put_segment(job, 0, b"segment").unwrap();
+    }
+    store.sync_segments(B).unwrap();
+    store.sync().unwrap();
+    let found = store.crashed(|_| 0);
+    assert_eq!((found.segment(A, 0).unwrap(), found.part(A, 0).unwrap().unwrap()), (None, b"part".to_vec()));
+    assert_eq!(found.segment(B, 0).unwrap().unwrap(), b"segment");
+}
+
 /// Two jobs in the middle, of which one has opened a check.
 fn left_behind(first: &dyn Store) {
     for job in [A, B] {
@@ -294,6 +325,7 @@ fn unknown_jobs_are_named(store: &dyn Store) {
     assert!(unknown(store.put_segment(A, 0, b"")) && unknown(store.drop_segments_below(A, 1)));
     assert!(unknown(store.forget(A)) && unknown(store.drop_record(A)));
     assert!(unknown(store.open_check(A).map(drop)) && unknown(store.segment(A, 0).map(drop)));
+    assert!(unknown(store.sync_segments(A)));
     assert!(unknown(store.segments(A).map(drop)) && unknown(store.record(A).map(drop)));
 }
 
@@ -416,7 +448,7 @@ mod disk {
                 store.put_part(A, 1, &[b"taken along"]).unwrap();
                 store.begin(B, DIGEST).unwrap();
                 store.fail(B, "a reason").unwrap();
-                store.put_segment(A, 0, b"not durable").unwrap();
+                store.put_segment(A, 0, b"written").unwrap();
                 store.put_part(A, 0, &[b"nor this"]).unwrap();
                 std::process::abort();
             }
@@ -463,6 +495,8 @@ mod disk {
         assert_eq!(store.open_check(A).unwrap(), Some(0));
         assert_eq!(store.part(A, 0).unwrap().unwrap(), b"synced");
         assert_eq!(store.part(A, 1).unwrap().unwrap(), b"taken along");
+        // Only a power loss undoes it.
+        assert_eq!(store.segment(A, 0).unwrap().unwrap(), b"written");
     }
 
     #[test]
@@ -542,9 +576,15 @@ mod disk {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         used(&path);
+        let mode = |file: &Path| fs::metadata(file).unwrap().permissions().mode() & 0o777;
         for file in [&path, &witness(&path)] {
-            assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(mode(file), 0o600);
         }
+        RedbStore::open(&path).unwrap().put_segment(A, 0, b"segment").unwrap();
+        let files = dir.path().join("store.jobs");
+        assert_eq!(mode(&files), 0o700);
+        let files: Vec<_> = fs::read_dir(files).unwrap().map(|file| mode(&file.unwrap().path())).collect();
+        assert_eq!(files, [0o600]);
     }
 
     proptest! {

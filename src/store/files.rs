@@ -1,0 +1,277 @@
+//! Files that only grow: what a job keeps while it runs, appended as it comes.
+//!
+//! It is many times what a node must never forget, and serves nobody but this process and one that takes the job up
+//! again, which checks it once more. So it needs no transactions: what a power loss has torn counts as
+//! never written. A new file is begun when one is full, so that what is used can be removed while the job runs.
+//!
+//! ```text
+//! 8 bytes      MAGIC, its last byte the version
+//! then, for each record:
+//! 8 bytes      its number
+//! 4 bytes      its length in bytes
+//! 8 bytes      start of BLAKE3 of number and length, and of the record where nothing else proves it whole
+//! the rest     the record
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{self, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::{Held, StoreError, witness::private};
+use crate::keys::sync_parent;
+
+const MAGIC: [u8; 8] = *b"bvdjob\0\x01";
+/// Number, length and check.
+const HEAD: u64 = 8 + 4 + 8;
+/// A file that holds so much is full.
+const FULL: u64 = 32 << 20;
+
+/// One series of files, for whoever writes and whoever waits for the disk.
+pub(super) struct Series {
+    files: Mutex<Files>,
+    /// held while the disk is waited for: who comes second waits as well
+    syncing: Mutex<()>,
+}
+
+impl Series {
+    /// Files whose names begin like this; none are there. `proven` says that the caller can tell whether a
+    /// record is whole.
+    pub(super) fn new(path: PathBuf, proven: bool) -> Self {
+        let files = Files {
+            path,
+            proven,
+            places: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            last: None,
+            unsynced: BTreeSet::new(),
+        };
+        Self { files: Mutex::new(files), syncing: Mutex::default() }
+    }
+
+    /// Held by who writes, from before it asks whether the job runs.
+    pub(super) fn files(&self) -> MutexGuard<'_, Files> {
+        lock(&self.files)
+    }
+
+    /// What was put before is on disk when this returns. Others may read and write meanwhile.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = lock(&self.syncing);
+        let written = std::mem::take(&mut self.files().unsynced);
+        let synced = written.iter().try_for_each(|number| {
+            let path = self.files().file(*number);
+            match private(false).open(&path).and_then(|file| file.sync_data()).and_then(|()| sync_parent(&path)) {
+                // What it held is not needed any more.
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+                synced => synced.map_err(|e| disk(&path, &e)),
+            }
+        });
+        if synced.is_err() {
+            self.files().unsynced.extend(written);
+        }
+        synced
+    }
+}
+
+/// Where a record lies.
+#[derive(Clone, Copy)]
+struct Place {
+    file: u32,
+    at: u64,
+    len: u64,
+}
+
+/// The file that is written.
+struct Last {
+    number: u32,
+    file: File,
+    end: u64,
+}
+
+/// The files, and what is in them.
+pub(super) struct Files {
+    /// without the number of a file
+    path: PathBuf,
+    proven: bool,
+    places: BTreeMap<u64, Place>,
+    /// how many records each file holds that are still needed
+    counts: BTreeMap<u32, u64>,
+    last: Option<Last>,
+    unsynced: BTreeSet<u32>,
+}
+
+impl Files {
+    fn file(&self, number: u32) -> PathBuf {
+        PathBuf::from(format!("{}-{number}", self.path.display()))
+    }
+
+    /// Notes the records of a file that an earlier process wrote, up to the first that is not whole. Files come in the
+    /// order of their numbers; none of them is written to any more.
+    pub(super) fn look_through(&mut self, number: u32) -> Result<(), StoreError> {
+        let path = self.file(number);
+        // An empty one holds its number.
+        self.counts.insert(number, 0);
+        let mut look = || {
+            let mut file = BufReader::new(File::open(&path)?);
+            let (whole, mut magic) = (file.get_ref().metadata()?.len(), [0; 8]);
+            let mut at = MAGIC.len() as u64;
+            if whole < at {
+                return Ok(());
+            }
+            file.read_exact(&mut magic)?;
+            while magic == MAGIC && whole - at >= HEAD {
+                let (mut key, mut len, mut check) = ([0; 8], [0; 4], [0; 8]);
+                file.read_exact(&mut key)?;
+                file.read_exact(&mut len)?;
+                file.read_exact(&mut check)?;
+                let place = Place { file: number, at: at + HEAD, len: u32::from_le_bytes(len).into() };
+                if place.len > whole - place.at {
+                    break;
+                }
+                let mut hasher = head(key, len);
+                if !self.proven {
+                    io::copy(&mut (&mut file).take(place.len), &mut hasher)?;
+                }
+                if check != hasher.finalize().as_bytes()[..8] {
+                    break;
+                }
+                self.note(u64::from_le_bytes(key), place);
+                at = place.at + place.len;
+                file.seek(SeekFrom::Start(at))?;
+            }
+            Ok(())
+        };
+        look().map_err(|e| disk(&path, &e))
+    }
+
+    /// The newest that stands for a number is the one.
+    fn note(&mut self, key: u64, place: Place) {
+        *self.counts.entry(place.file).or_default() += 1;
+        if let Some(before) = self.places.insert(key, place) {
+            self.counts.entry(before.file).and_modify(|count| *count -= 1);
+        }
+    }
+
+    pub(super) fn has(&self, key: u64) -> bool {
+        self.places.contains_key(&key)
+    }
+
+    /// Appends a record of these parts, in place of what had its number.
+    pub(super) fn put(&mut self, key: u64, parts: &[&[u8]]) -> Result<(), StoreError> {
+        let number = match &self.last {
+            Some(last) if last.end < FULL => last.number,
+            _ => self.counts.last_key_value().map_or(0, |(number, _)| number + 1),
+        };
+        let path = self.file(number);
+        let place = self.append(number, &path, key, parts).map_err(|e| disk(&path, &e))?;
+        self.note(key, place);
+        Ok(())
+    }
+
+    fn append(&mut self, number: u32, path: &Path, key: u64, parts: &[&[u8]]) -> io::Result<Place> {
+        let len = parts.iter().map(|part| part.len()).sum::<usize>();
+        let len = u32::try_from(len).map_err(|_| io::Error::other(format!("a record of {len} bytes is too long")))?;
+        // What a write that fails has left is never written over: it would lie behind what is shorter.
+        let mut last = match self.last.take().filter(|last| last.number == number) {
+            Some(last) => last,
+            None => {
+                let mut file = private(true).create_new(true).open(path)?;
+                self.counts.insert(number, 0);
+                file.write_all(&MAGIC)?;
+                Last { number, file, end: MAGIC.len() as u64 }
+            }
+        };
+        self.unsynced.insert(number);
+        let (key, place) = (key.to_le_bytes(), Place { file: number, at: last.end + HEAD, len: len.into() });
+        let mut hasher = head(key, len.to_le_bytes());
+        if !self.proven {
+            for part in parts {
+                hasher.update(part);
+            }
+        }
+        let mut out = BufWriter::new(&last.file);
+        out.write_all(&key)?;
+        out.write_all(&len.to_le_bytes())?;
+        out.write_all(&hasher.finalize().as_bytes()[..8])?;
+        parts.iter().try_for_each(|part| out.write_all(part))?;
+        out.flush()?;
+        drop(out);
+        last.end = place.at + place.len;
+        self.last = Some(last);
+        Ok(place)
+    }
+
+    /// A record, as it is on disk now; `None` if it is not there, or not whole.
+    pub(super) fn get(&self, key: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(Place { file, at, len }) = self.places.get(&key).copied() else { return Ok(None) };
+        let path = self.file(file);
+        let read = || -> io::Result<Vec<u8>> {
+            let mut file = File::open(&path)?;
+            file.seek(SeekFrom::Start(at))?;
+            let mut bytes = vec![0; len as usize];
+            file.read_exact(&mut bytes)?;
+            Ok(bytes)
+        };
+        match read() {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => Ok(None),
+            Err(e) => Err(disk(&path, &e)),
+        }
+    }
+
+    pub(super) fn held(&self) -> Held {
+        Held { count: self.places.len() as u64, bytes: self.places.values().map(|place| place.len).sum() }
+    }
+
+    /// Drops the records below a number, and removes the files that hold no more.
+    pub(super) fn drop_below(&mut self, key: u64) -> Result<(), StoreError> {
+        let kept = self.places.split_off(&key);
+        self.keep(kept)
+    }
+
+    /// Drops all.
+    pub(super) fn clear(&mut self) -> Result<(), StoreError> {
+        self.keep(BTreeMap::new())
+    }
+
+    /// What is left are these; what there is beside them goes.
+    fn keep(&mut self, kept: BTreeMap<u64, Place>) -> Result<(), StoreError> {
+        for place in std::mem::replace(&mut self.places, kept).values() {
+            self.counts.entry(place.file).and_modify(|count| *count -= 1);
+        }
+        let empty: Vec<u32> = self.counts.iter().filter(|(_, count)| **count == 0).map(|(number, _)| *number).collect();
+        for number in empty {
+            self.last.take_if(|last| last.number == number);
+            let path = self.file(number);
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(disk(&path, &e)),
+                _ => {}
+            }
+            self.counts.remove(&number);
+            self.unsynced.remove(&number);
+        }
+        Ok(())
+    }
+}
+
+/// What is hashed in front of a record.
+fn head(key: [u8; 8], len: [u8; 4]) -> blake3::Hasher {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&MAGIC).update(&key).update(&len);
+    hasher
+}
+
+/// Nothing behind these locks is left half-changed where others see it, so a panic elsewhere harms nothing.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn disk(path: &Path, e: &io::Error) -> StoreError {
+    StoreError::Disk { path: path.display().to_string(), cause: e.to_string() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! What becomes of files that are torn, changed, used up, or too much for the disk.
+
+use std::sync::OnceLock;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What a process finds.
+fn found(dir: &Path, proven: bool) -> Series {
+    let series = Series::new(dir.join("job-name"), proven);
+    names(dir).into_iter().for_each(|number| series.files().look_through(number).unwrap());
+    series
+}
+
+/// The numbers of the files that are there.
+fn names(dir: &Path) -> Vec<u32> {
+    let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let numbers = fs::read_dir(dir).unwrap().map(name);
+    let mut numbers: Vec<u32> = numbers.map(|name| name.strip_prefix("job-name-").unwrap().parse().unwrap()).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+fn file(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("job-name-{number}"))
+}
+
+#[test]
+fn the_form_is_frozen() {
+    let dir = tempfile::tempdir().unwrap();
+    let hex = |number| crate::keys::hex(&fs::read(file(dir.path(), number)).unwrap());
+    let series = found(dir.path(), false);
+    series.files().put(7, &[b"two ", b"parts"]).unwrap();
+    series.files().put(u64::MAX, &[]).unwrap();
+    insta::assert_snapshot!(hex(0), @"6276646a6f6200010700000000000000090000000661fcef9c65377f74776f207061727473ffffffffffffffff000000001702e448ae85c972");
+    found(dir.path(), true).files().put(7, &[b"segment"]).unwrap();
+    insta::assert_snapshot!(hex(1), @"6276646a6f620001070000000000000007000000de2ce4223fd7adb77365676d656e74");
+}
+
+/// Wherever a power loss tears it.
+#[test]
+fn a_torn_file_holds_what_is_whole() {
+    for proven in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let series = found(dir.path(), proven);
+        (0..3).for_each(|i| series.files().put(i, &[&[9 - i as u8; 10]]).unwrap());
+        let whole = fs::read(file(dir.path(), 0)).unwrap();
+        assert_eq!(whole.len(), 8 + 3 * 30);
+        for len in 0..whole.len() {
+            let held = len.saturating_sub(8) as u64 / 30;
+            // The rest is gone, or was never written where the system had reserved it.
+            let zeros = [&whole[..len], &vec![0; whole.len() - len][..]].concat();
+            for torn in [&whole[..len], &zeros] {
+                fs::write(file(dir.path(), 0), torn).unwrap();
+                let series = found(dir.path(), proven);
+                let mut files = series.files();
+                if !proven {
+                    assert_eq!(files.held().count, held);
+                }
+                for i in 0..held {
+                    assert_eq!(files.get(i).unwrap().unwrap(), [9 - i as u8; 10]);
+                }
+                // What is missing may come again, and does not lie behind what is torn.
+                files.put(2, &[&[7; 10]]).unwrap();
+                assert_eq!(found(dir.path(), proven).files().get(2).unwrap().unwrap(), [7; 10]);
+                fs::remove_file(file(dir.path(), 1)).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn files_of_another_version_hold_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    found(dir.path(), true).files().put(0, &[b"segment"]).unwrap();
+    let mut bytes = fs::read(file(dir.path(), 0)).unwrap();
+    bytes[7] += 1;
+    fs::write(file(dir.path(), 0), bytes).unwrap();
+    let series = found(dir.path(), true);
+    let files = series.files();
+    assert_eq!((files.held(), files.get(0).unwrap()), (Held::default(), None));
+}
+
+#[test]
+fn what_is_used_up_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let series = found(dir.path(), true);
+    let long = vec![1; FULL as usize / 4];
+    (0..10).for_each(|i| series.files().put(i, &[&long]).unwrap());
+    assert_eq!(names(dir.path()), [0, 1, 2]);
+    series.files().drop_below(3).unwrap();
+    assert_eq!(names(dir.path()), [0, 1, 2]);
+    series.files().drop_below(8).unwrap();
+    assert_eq!(names(dir.path()), [2]);
+    series.sync().unwrap();
+    series.files().drop_below(10).unwrap();
+    assert!(names(dir.path()).is_empty());
+    series.files().put(10, &[&long]).unwrap();
+    assert_eq!(series.files().held(), Held { count: 1, bytes: long.len() as u64 });
+    series.files().clear().unwrap();
+    series.files().clear().unwrap();
+    assert!(names(dir.path()).is_empty());
+    assert_eq!(series.files().get(10).unwrap(), None);
+}
+
+#[test]
+fn the_newest_of_a_number_is_the_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let series = found(dir.path(), false);
+    (0..5).for_each(|i| series.files().put(i % 2, &[&[i as u8; 3]]).unwrap());
+    for series in [series, found(dir.path(), false)] {
+        let files = series.files();
+        assert_eq!((files.get(0).unwrap().unwrap(), files.get(1).unwrap().unwrap()), (vec![4; 3], vec![3; 3]));
+        assert_eq!(files.held(), Held { count: 2, bytes: 6 });
+    }
+}
+
+#[test]
+fn what_vanishes_while_it_is_open_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let series = found(dir.path(), true);
+    (0..3).for_each(|i| series.files().put(i, &[&[i as u8; 10]]).unwrap());
+    File::options().write(true).open(file(dir.path(), 0)).unwrap().set_len(40).unwrap();
+    assert_eq!(series.files().get(0).unwrap().unwrap(), [0; 10]);
+    assert_eq!(series.files().get(1).unwrap(), None);
+    fs::remove_file(file(dir.path(), 0)).unwrap();
+    assert_eq!(series.files().get(0).unwrap(), None);
+    series.sync().unwrap();
+    series.files().clear().unwrap();
+}
+
+/// Run by the test below, in a process whose files may not grow beyond some megabytes.
+#[test]
+#[ignore = "a part of another test"]
+fn child() {
+    let dir = std::env::var_os("BEAVERDAM_TEST_FILES").expect("run by another test");
+    let series = found(Path::new(&dir), true);
+    let mut count = 0;
+    let error = loop {
+        match series.files().put(count, &[&[count as u8; 1 << 20]]) {
+            Ok(()) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&error, StoreError::Disk { .. }) && count > 0, "{error}");
+    series.files().put(count + 1, &[b"short"]).unwrap();
+}
+
+/// What does not fit is refused, and nothing that was there is lost.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_takes_nothing_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = "ulimit -f 8192; trap '' XFSZ; exec \"$0\" --exact store::files::tests::child --ignored";
+    let output = std::process::Command::new("sh")
+        .args(["-c", child])
+        .arg(std::env::current_exe().unwrap())
+        .env("BEAVERDAM_TEST_FILES", dir.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let series = found(dir.path(), true);
+    let files = series.files();
+    let count = files.held().count - 1;
+    assert!(count >= 3, "{count}");
+    assert!((0..count).all(|i| files.get(i).unwrap().unwrap() == [i as u8; 1 << 20]));
+    assert_eq!((files.get(count).unwrap(), files.get(count + 1).unwrap().unwrap()), (None, b"short".to_vec()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+    /// Whatever somebody writes there, nothing panics; and a record that nobody else can prove whole is
+    /// given as it was written, or not at all.
+    #[test]
+    fn a_changed_file_gives_no_changed_part(at in any::<prop::sample::Index>(), flip in prop::collection::vec(1u8.., 1..20), cut in any::<prop::sample::Index>()) {
+        static WHOLE: OnceLock<Vec<u8>> = OnceLock::new();
+        let dir = tempfile::tempdir().unwrap();
+        let whole = WHOLE.get_or_init(|| {
+            let series = found(dir.path(), false);
+            (0..4).for_each(|i| series.files().put(i, &[&[i as u8; 10]]).unwrap());
+            fs::read(file(dir.path(), 0)).unwrap()
+        });
+        let (mut bytes, start) = (whole.clone(), at.index(whole.len()));
+        for (byte, flip) in bytes[start..].iter_mut().zip(&flip) {
+            *byte ^= flip;
+        }
+        bytes.truncate(bytes.len() - cut.index(20));
+        fs::write(file(dir.path(), 0), &bytes).unwrap();
+        for proven in [true, false] {
+            let series = found(dir.path(), proven);
+            let files = series.files();
+            prop_assert!(files.held().bytes <= bytes.len() as u64);
+            for (i, key) in (0..5).enumerate() {
+                let record = files.get(key).unwrap();
+                prop_assert!(proven || record.is_none_or(|record| record == [i as u8; 10]));
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What the jobs of a store on disk keep while they run, in the directory `store.jobs` beside its file: three
+//! series of files for each job, removed when it is over.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs::{self, DirBuilder},
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use super::{
+    Nonce, StoreError,
+    files::{Series, disk, lock},
+};
+use crate::keys::{hex, sync_parent};
+
+/// All jobs that were not forgotten.
+pub(super) struct Spools {
+    dir: PathBuf,
+    jobs: Mutex<HashMap<Nonce, Arc<Spool>>>,
+}
+
+/// One job.
+pub(super) struct Spool {
+    /// each is checked against the root that the owner has signed
+    pub(super) segments: Series,
+    /// those that were not written over: files only grow
+    pub(super) parts: Series,
+    /// of this process alone
+    pub(super) log: Series,
+}
+
+impl Spool {
+    fn new(dir: &Path, nonce: &Nonce) -> Self {
+        let series = |name: &str, proven| Series::new(dir.join(format!("{}-{name}", hex(nonce))), proven);
+        Self { segments: series("segments", true), parts: series("parts", false), log: series("log", true) }
+    }
+
+    fn named(&self, name: &str) -> Option<&Series> {
+        match name {
+            "segments" => Some(&self.segments),
+            "parts" => Some(&self.parts),
+            _ => None,
+        }
+    }
+}
+
+impl Spools {
+    pub(super) fn new(store: &str) -> Self {
+        Self { dir: PathBuf::from(format!("{store}.jobs")), jobs: Mutex::default() }
+    }
+
+    /// Finds what these jobs have, and removes what others have left. Nobody else has the store open.
+    pub(super) fn look_back(&self, running: &HashSet<Nonce>) -> Result<(), StoreError> {
+        let dir = &self.dir;
+        make(dir).map_err(|e| disk(dir, &e))?;
+        running.iter().for_each(|nonce| self.add(*nonce));
+        let names: HashMap<_, _> = running.iter().map(|nonce| (hex(nonce), *nonce)).collect();
+        // In the order in which they were written.
+        let mut found = BTreeMap::new();
+        for entry in fs::read_dir(dir).map_err(|e| disk(dir, &e))? {
+            let path = entry.map_err(|e| disk(dir, &e))?.path();
+            let Some((job, series, number)) = parse(&path) else { continue };
+            match names.get(job) {
+                Some(nonce) => drop(found.insert((*nonce, series.to_owned(), number), path)),
+                None => fs::remove_file(&path).map_err(|e| disk(&path, &e))?,
+            }
+        }
+        for ((nonce, series, number), path) in found {
+            let spool = self.of(&nonce);
+            match spool.as_ref().and_then(|spool| spool.named(&series)) {
+                Some(series) => series.files().look_through(number)?,
+                None => fs::remove_file(&path).map_err(|e| disk(&path, &e))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A job begins.
+    pub(super) fn add(&self, nonce: Nonce) {
+        lock(&self.jobs).insert(nonce, Arc::new(Spool::new(&self.dir, &nonce)));
+    }
+
+    pub(super) fn of(&self, nonce: &Nonce) -> Option<Arc<Spool>> {
+        lock(&self.jobs).get(nonce).cloned()
+    }
+
+    /// All parts that were put before are on disk when this returns.
+    pub(super) fn sync_parts(&self) -> Result<(), StoreError> {
+        let jobs: Vec<_> = lock(&self.jobs).values().cloned().collect();
+        jobs.iter().try_for_each(|spool| spool.parts.sync())
+    }
+
+    /// Removes the files of a job that is over.
+    pub(super) fn forget(&self, nonce: &Nonce) -> Result<(), StoreError> {
+        if let Some(spool) = self.of(nonce) {
+            [&spool.segments, &spool.parts, &spool.log].iter().try_for_each(|series| series.files().clear())?;
+            lock(&self.jobs).remove(nonce);
+        }
+        Ok(())
+    }
+}
+
+/// The job, the series and the number in a file's name, if it is that of such a file.
+fn parse(path: &Path) -> Option<(&str, &str, u32)> {
+    let mut words = path.file_name()?.to_str()?.split('-');
+    let (job, series, text) = (words.next()?, words.next()?, words.next()?);
+    let number: u32 = text.parse().ok()?;
+    let ours = job.len() == 64 && number.to_string() == text && ["segments", "parts", "log"].contains(&series);
+    (ours && words.next().is_none()).then_some((job, series, number))
+}
+
+/// Makes a directory that is this user's alone, unless it is there.
+fn make(dir: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(dir) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| sync_parent(dir)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
