@@ -118,8 +118,7 @@ impl Attempts {
     /// Whether the owner must deal more before the next attempt can begin, as far as is known.
     pub(super) fn lacks(&self) -> bool {
         let next = self.own.level + 1;
-        let lacks = |offer: &Offer| offer.level == self.own.level && offer.held <= next;
-        lacks(&self.own) || self.heard.values().any(|offer| lacks(offer) || self.is_ahead(offer))
+        self.own.held <= next || self.heard.values().any(|offer| offer.held <= next || self.is_ahead(offer))
     }
 
     /// It may have spoken in an attempt that this node does not hold.
@@ -128,10 +127,12 @@ impl Attempts {
     }
 
     /// A deadline has passed: those that have offered nothing that helps for longer than so many. Whoever is ahead of what
-    /// this node holds has said enough.
+    /// this node holds has said enough, and so has who lacks what comes next here.
     pub(super) fn overdue(&mut self, peers: impl Iterator<Item = Slot>, deadlines: u32) -> Vec<Slot> {
         let missing: Vec<Slot> = self.missing(peers).collect();
-        let silent = missing.into_iter().filter(|peer| !self.heard.get(peer).is_some_and(|offer| self.is_ahead(offer)));
+        let next = self.own.level + 1;
+        let said = |peer: &Slot| self.heard.get(peer).is_some_and(|offer| offer.held <= next || self.is_ahead(offer));
+        let silent = missing.into_iter().filter(|peer| !said(peer));
         self.silent = silent.map(|peer| (peer, self.silent.get(&peer).map_or(1, |count| count + 1))).collect();
         self.silent.iter().filter(|(_, count)| **count > deadlines).map(|(peer, _)| *peer).collect()
     }
@@ -192,6 +193,23 @@ mod tests {
         assert_eq!(attempts.common(), None);
         assert_eq!(attempts.begin(), 2);
         assert!(!attempts.wait());
+    }
+
+    /// A run of the owner that was cut short, and a liar who offers one node a level that the other does not hold.
+    #[test]
+    fn whoever_lacks_what_comes_next_is_not_overdue() {
+        let mut attempts = waiting(3, &[]);
+        attempts.hold(6);
+        attempts.hear(Slot(2), true, holding(4, 3), 3).unwrap();
+        attempts.hear(Slot(3), true, holding(6, 5), 3).unwrap();
+        assert_eq!(attempts.higher(), Some(5));
+        attempts.raise(5);
+        assert!(attempts.lacks());
+        (0..9).for_each(|_| assert!(attempts.overdue(PEERS.into_iter(), 3).is_empty()));
+        // One that could come, and does not, is.
+        attempts.hold(8);
+        attempts.hear(Slot(2), true, holding(8, 3), 5).unwrap();
+        assert!((0..9).any(|_| attempts.overdue(PEERS.into_iter(), 3) == [Slot(2)]));
     }
 
     #[test]

@@ -168,8 +168,8 @@ impl Taking {
         if attempt >= self.held {
             self.keep.put_segment(self.next, &header, bytes, true)?;
             if last {
-                self.keep.sync()?;
-                self.held += 1;
+                self.keep.hold(attempt + 1)?;
+                self.held = attempt + 1;
             }
         }
         self.next += 1;
@@ -264,6 +264,13 @@ mod tests {
         let mut second = taking(&job, &keep, 2, &statement(&job, 3)).unwrap();
         frames.iter().for_each(|frame| second.segment(frame).unwrap());
         assert_eq!((second.left(), second.held(), held(&keep)), (0, 3, 3));
+        // A stream whose last segment is there may lack another, if the disk was not waited for.
+        let unknown = job.dealing().stream_of(3).unwrap();
+        for (number, (header, bytes)) in (3 * frames.len() as u32..).zip(unknown) {
+            keep.put_segment(number, &header, &bytes, true).unwrap();
+        }
+        keep.put_extension(&statement(&job, 4)).unwrap();
+        assert_eq!(held(&keep), 3);
         // The owner may leave now: what a crash undoes is none of it.
         let undone = Keep::new(Arc::new(store.crashed(|_| 0)), nonce);
         assert_eq!(held(&undone), 3);

@@ -42,6 +42,8 @@ const CHECKPOINTS: u64 = 4 << 32;
 const NOTES: u64 = 16 << 32;
 /// how many attempts the owner has dealt since
 const EXTENSION: u64 = 17 << 32;
+/// how many of all are whole and durable here, once more than at first are
+const HELD: u64 = 18 << 32;
 
 /// What a node was told when the job began.
 #[derive(Serialize, Deserialize)]
@@ -199,15 +201,24 @@ impl Keep {
         bytes: &[u8],
         kept: bool,
     ) -> Result<(), String> {
+        // First: other bytes in its place are refused, with their header.
+        self.store.put_segment(self.nonce, number, bytes).map_err(|e| e.to_string())?;
         if kept {
             self.put(HEADERS + u64::from(number), &header.to_bytes())?;
         }
-        self.store.put_segment(self.nonce, number, bytes).map_err(|e| e.to_string())
+        Ok(())
     }
 
     /// All of it is on disk when this returns, the segments too.
     pub(super) fn sync(&self) -> Result<(), String> {
         self.store.sync_segments(self.nonce).and_then(|()| self.store.sync()).map_err(|e| e.to_string())
+    }
+
+    /// All segments of so many attempts are on disk when this returns, and count as [held](Keep::held).
+    pub(super) fn hold(&self, attempts: u32) -> Result<(), String> {
+        self.sync()?;
+        self.put(HELD, &attempts.to_le_bytes())?;
+        self.store.sync().map_err(|e| e.to_string())
     }
 
     /// Keeps a statement of more attempts, in place of an earlier one, so that their segments may be taken.
@@ -221,22 +232,29 @@ impl Keep {
         self.get(EXTENSION)
     }
 
-    /// How many attempts have their streams whole on disk, of those that were dealt with the job or since. Segments
-    /// come in order, and what a crash undoes is the end: the last one of a stream is there when all are.
+    /// How many attempts have their streams whole on disk: as many as [`Keep::hold`] has noted, or those that were dealt with the
+    /// job. Of these the last segment tells: segments come in order, and what a crash undoes before the owner was told
+    /// that all is stored only ends the job.
     pub(super) fn held(&self, manifest: &CheckedManifest) -> Result<u32, String> {
-        let mut attempts = match self.extension()? {
-            Some(statement) => SignedExtension::verify(&statement, manifest).map_err(|e| e.to_string())?,
-            None => manifest.manifest().attempts,
-        };
-        let each = manifest.stream().segments();
-        while each > 0 && attempts > 0 {
-            let last = u32::try_from(u64::from(attempts) * each - 1).map_err(|e| e.to_string())?;
+        let (mut held, each) = (manifest.manifest().attempts, manifest.stream().segments());
+        let dealt = self.extension()?.map(|statement| SignedExtension::verify(&statement, manifest)).transpose();
+        let dealt = dealt.map_err(|e| e.to_string())?.unwrap_or(held);
+        if each == 0 {
+            return Ok(dealt);
+        }
+        if let Some(bytes) = self.get(HELD)? {
+            let noted: Result<[u8; 4], _> = bytes.try_into();
+            let noted = noted.map_err(|_| "the number of attempts held is damaged on disk")?;
+            return Ok(u32::from_le_bytes(noted).min(dealt));
+        }
+        while held > 0 {
+            let last = u32::try_from(u64::from(held) * each - 1).map_err(|e| e.to_string())?;
             if self.store.segment(self.nonce, last).map_err(|e| e.to_string())?.is_some() {
                 break;
             }
-            attempts -= 1;
+            held -= 1;
         }
-        Ok(attempts)
+        Ok(held)
     }
 
     /// The header of a segment.

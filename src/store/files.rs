@@ -47,7 +47,9 @@ impl Series {
             places: BTreeMap::new(),
             counts: BTreeMap::new(),
             last: None,
+            torn: false,
             unsynced: BTreeSet::new(),
+            failed: false,
         };
         Self { files: Mutex::new(files), syncing: Mutex::default() }
     }
@@ -60,18 +62,25 @@ impl Series {
     /// What was put before is on disk when this returns. Others may read and write meanwhile.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         let _one_at_a_time = lock(&self.syncing);
-        let written = std::mem::take(&mut self.files().unsynced);
+        let (written, path) = {
+            let mut files = self.files();
+            if files.failed {
+                // A second try may succeed without what the first has lost.
+                let cause = "the disk has not taken what was written before; start the agent anew".to_owned();
+                return Err(StoreError::Disk { path: files.path.display().to_string(), cause });
+            }
+            (std::mem::take(&mut files.unsynced), files.path.clone())
+        };
+        let file = |number: u32| numbered(&path, number);
         let synced = written.iter().try_for_each(|number| {
-            let path = self.files().file(*number);
+            let path = file(*number);
             match private(false).open(&path).and_then(|file| file.sync_data()).and_then(|()| sync_parent(&path)) {
                 // What it held is not needed any more.
                 Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
                 synced => synced.map_err(|e| disk(&path, &e)),
             }
         });
-        if synced.is_err() {
-            self.files().unsynced.extend(written);
-        }
+        self.files().failed |= synced.is_err();
         synced
     }
 }
@@ -100,29 +109,39 @@ pub(super) struct Files {
     /// how many records each file holds that are still needed
     counts: BTreeMap<u32, u64>,
     last: Option<Last>,
+    /// one of them ends in the middle of a record
+    torn: bool,
     unsynced: BTreeSet<u32>,
+    /// the disk has refused to take something, and may have dropped it
+    failed: bool,
 }
 
 impl Files {
     fn file(&self, number: u32) -> PathBuf {
-        PathBuf::from(format!("{}-{number}", self.path.display()))
+        numbered(&self.path, number)
     }
 
-    /// Notes the records of a file that an earlier process wrote, up to the first that is not whole. Files come in the
+    /// Notes the records of a file that an earlier process wrote, up to the first that is not whole. What lies behind
+    /// that, in this and the next files, counts as never written, and goes. Files come in the
     /// order of their numbers; none of them is written to any more.
     pub(super) fn look_through(&mut self, number: u32) -> Result<(), StoreError> {
         let path = self.file(number);
+        if self.torn {
+            return fs::remove_file(&path).map_err(|e| disk(&path, &e));
+        }
         // An empty one holds its number.
         self.counts.insert(number, 0);
+        // That process may not have waited for the disk.
+        self.unsynced.insert(number);
         let mut look = || {
-            let mut file = BufReader::new(File::open(&path)?);
-            let (whole, mut magic) = (file.get_ref().metadata()?.len(), [0; 8]);
-            let mut at = MAGIC.len() as u64;
-            if whole < at {
-                return Ok(());
+            let opened = private(false).open(&path)?;
+            let whole = opened.metadata()?.len();
+            let (mut file, mut magic, mut at) = (BufReader::new(&opened), [0; 8], 0);
+            if whole >= MAGIC.len() as u64 {
+                file.read_exact(&mut magic)?;
+                at = if magic == MAGIC { MAGIC.len() as u64 } else { 0 };
             }
-            file.read_exact(&mut magic)?;
-            while magic == MAGIC && whole - at >= HEAD {
+            while at > 0 && whole - at >= HEAD {
                 let (mut key, mut len, mut check) = ([0; 8], [0; 4], [0; 8]);
                 file.read_exact(&mut key)?;
                 file.read_exact(&mut len)?;
@@ -141,6 +160,10 @@ impl Files {
                 self.note(u64::from_le_bytes(key), place);
                 at = place.at + place.len;
                 file.seek(SeekFrom::Start(at))?;
+            }
+            if at < whole {
+                self.torn = true;
+                opened.set_len(at)?;
             }
             Ok(())
         };
@@ -174,7 +197,6 @@ impl Files {
     fn append(&mut self, number: u32, path: &Path, key: u64, parts: &[&[u8]]) -> io::Result<Place> {
         let len = parts.iter().map(|part| part.len()).sum::<usize>();
         let len = u32::try_from(len).map_err(|_| io::Error::other(format!("a record of {len} bytes is too long")))?;
-        // What a write that fails has left is never written over: it would lie behind what is shorter.
         let mut last = match self.last.take().filter(|last| last.number == number) {
             Some(last) => last,
             None => {
@@ -192,16 +214,24 @@ impl Files {
                 hasher.update(part);
             }
         }
-        let mut out = BufWriter::new(&last.file);
-        out.write_all(&key)?;
-        out.write_all(&len.to_le_bytes())?;
-        out.write_all(&hasher.finalize().as_bytes()[..8])?;
-        parts.iter().try_for_each(|part| out.write_all(part))?;
-        out.flush()?;
-        drop(out);
-        last.end = place.at + place.len;
+        let written = || {
+            let mut out = BufWriter::new(&last.file);
+            out.write_all(&key)?;
+            out.write_all(&len.to_le_bytes())?;
+            out.write_all(&hasher.finalize().as_bytes()[..8])?;
+            parts.iter().try_for_each(|part| out.write_all(part))?;
+            out.flush()
+        };
+        let written: io::Result<()> = written();
+        if written.is_ok() {
+            last.end = place.at + place.len;
+        } else {
+            // What it has left would hide all that comes behind it.
+            last.file.set_len(last.end)?;
+            last.file.seek(SeekFrom::Start(last.end))?;
+        }
         self.last = Some(last);
-        Ok(place)
+        written.map(|()| place)
     }
 
     /// A record, as it is on disk now; `None` if it is not there, or not whole.
@@ -255,6 +285,10 @@ impl Files {
         }
         Ok(())
     }
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    PathBuf::from(format!("{}-{number}", path.display()))
 }
 
 /// What is hashed in front of a record.

@@ -27,7 +27,8 @@
 //!
 //! What is undone of parts is the end: of two, never the earlier one alone, but for one that was written over. What
 //! was put for a job that is over may be undone for good: no later process reads it. (`RedbStore` loses segments, and parts that
-//! were not written over, by a power loss alone.)
+//! were not written over, by a power loss alone. It may also leave a segment with other bytes than were put, whose root is then
+//! not the signed one, and does not take another in its place.)
 //!
 //! # Old copies
 //!

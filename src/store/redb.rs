@@ -372,7 +372,8 @@ impl Store for RedbStore {
         let spool = self.spool_of_running(&nonce)?;
         let mut files = spool.parts.files();
         self.must_run(&nonce)?;
-        if files.has(part) {
+        // Also where a power loss has taken what was written first.
+        if files.has(part) || self.kept(nonce, Kind::Part, part)?.is_some() {
             return self.write(Durability::None, |txn| put(txn, &nonce, (Kind::Part as u8, part), bytes));
         }
         files.put(part, bytes)

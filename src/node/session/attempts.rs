@@ -82,6 +82,8 @@ impl Session {
         self.store.begin_attempt(self.nonce, level)?;
         self.attempt = level;
         self.attempts.raise(level);
+        // Streams below it are of no use; else a corrupt node could have all that is dealt pile up on the disk.
+        self.store.drop_segments_below(self.nonce, self.first_segment())?;
         self.say_offer();
         Ok(())
     }

@@ -70,6 +70,26 @@ fn a_torn_file_holds_what_is_whole() {
     }
 }
 
+/// What a power loss has torn takes what was written behind it along, and nothing that a later process writes.
+#[test]
+fn behind_a_torn_file_nothing_counts_but_what_comes_after() {
+    let dir = tempfile::tempdir().unwrap();
+    for (key, bytes) in [(0, b"first"), (1, b"other"), (2, b"third")] {
+        // Each process begins a file.
+        found(dir.path(), false).files().put(key, &[bytes]).unwrap();
+    }
+    assert_eq!(names(dir.path()), [0, 1, 2]);
+    let torn = File::options().write(true).open(file(dir.path(), 1)).unwrap();
+    torn.set_len(torn.metadata().unwrap().len() - 1).unwrap();
+    for life in 0..2 {
+        let series = found(dir.path(), false);
+        let has = [0, 1, 2, 3, 4].map(|key| series.files().has(key));
+        assert_eq!(has, [true, false, false, life > 0, false]);
+        series.files().put(3 + life, &[b"after"]).unwrap();
+    }
+    assert_eq!(names(dir.path()), [0, 1, 2, 3]);
+}
+
 #[test]
 fn files_of_another_version_hold_nothing() {
     let dir = tempfile::tempdir().unwrap();
