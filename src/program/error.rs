@@ -97,6 +97,14 @@ pub enum ProgramError {
         /// the cap
         max: u64,
     },
+    /// There is no such place in the program.
+    #[error("the program has no border behind iteration {done} of a repeat that defines value {repeat}")]
+    Border {
+        /// the first value that the repeat defines
+        repeat: u32,
+        /// iterations before the border
+        done: u32,
+    },
     /// Nothing is computed.
     #[error("the program has no outputs: name at least one with Builder::output")]
     NoOutputs,

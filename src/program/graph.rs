@@ -208,6 +208,57 @@ pub enum Op {
     },
 }
 
+/// The operands of an operation, by reference or to be changed; those of a body are its own.
+macro_rules! operands {
+    ($op:expr, $iter:ident, $each:expr) => {{
+        let mut each = $each;
+        match $op {
+            Op::Input { .. } | Op::Constant { .. } | Op::Random => {}
+            Op::Add(a, b) | Op::Sub(a, b) | Op::Mul(a, b) | Op::MatMul(a, b) => {
+                each(a);
+                each(b);
+            }
+            Op::Neg(x) | Op::Transpose(x) | Op::Reshape(x) | Op::Broadcast(x) => each(x),
+            Op::AtLeast { x, .. } | Op::Between { x, .. } | Op::Clamp { x, .. } | Op::Approximate { x, .. } => each(x),
+            Op::ScaleBy { x, .. } | Op::Rescale { x, .. } | Op::Slice { x, .. } | Op::Patches { x, .. } => each(x),
+            Op::Sum { x, .. } | Op::Declare { x, .. } => each(x),
+            Op::Claim { x, of, .. } => {
+                each(x);
+                each(of);
+            }
+            Op::Concat { parts, .. } => parts.$iter().for_each(each),
+            Op::Select { c, a, b } => {
+                each(c);
+                each(a);
+                each(b);
+            }
+            Op::Repeat { init, .. } => init.$iter().for_each(each),
+        }
+    }};
+}
+
+impl Op {
+    /// Calls back for every operand; of a `Repeat` for its initial states, not for what its body uses.
+    pub fn operands(&self, each: impl FnMut(&ValueId)) {
+        operands!(self, iter, each);
+    }
+
+    /// The same, to give them other numbers.
+    pub fn operands_mut(&mut self, each: impl FnMut(&mut ValueId)) {
+        operands!(self, iter_mut, each);
+    }
+}
+
+/// Calls back for every use of a value in nodes and their bodies, results and what is collected included.
+pub(super) fn uses(nodes: &[Node], each: &mut impl FnMut(ValueId)) {
+    for node in nodes {
+        node.op.operands(|id| each(*id));
+        if let Op::Repeat { body, .. } = &node.op {
+            body.uses(each);
+        }
+    }
+}
+
 /// A definition: an operation and the signatures of the values it defines
 /// (one, except for `Repeat`), numbered from `first`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -234,6 +285,14 @@ pub struct Block {
     pub results: Vec<ValueId>,
     /// values collected from each iteration
     pub collect: Vec<ValueId>,
+}
+
+impl Block {
+    /// Calls back for every use of a value in the body.
+    pub(super) fn uses(&self, each: &mut impl FnMut(ValueId)) {
+        uses(&self.nodes, each);
+        self.results.iter().chain(&self.collect).for_each(|id| each(*id));
+    }
 }
 
 /// A named output and the name of who may read it.

@@ -25,6 +25,7 @@ mod planning;
 pub mod random;
 mod serial;
 pub mod table;
+mod tail;
 mod types;
 
 pub use attempts::Drawing;
@@ -42,7 +43,8 @@ pub use cost::{
 pub use dry_run::{DryRun, MAX_DRY_ELEMENTS, Seen};
 pub use error::ProgramError;
 pub use graph::{MAX_DEPTH, Signature, Type};
-pub use lower::{MAX_PRIMS, PlanError};
+pub use lower::{Departing, Departure, MAX_PRIMS, PlanError};
 pub use planning::{Comparisons, Openings, Planning};
 pub use serial::{MAX_BYTES, Program};
+pub use tail::{Border, Crossing, Tail};
 pub use types::{BOUND, DEFAULT_FRAC, MAX_FRAC};

@@ -26,7 +26,7 @@ pub struct Pub(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Bit(pub u32);
 /// A register of any kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reg {
     /// secret
     Sec(Sec),
@@ -104,6 +104,15 @@ impl Prim {
     /// Whether the step opens words, and so ends its round.
     pub fn interactive(&self) -> bool {
         matches!(self, Prim::Open { .. } | Prim::OpenProduct { .. } | Prim::OpenBeaver { .. }) || self.packed()
+    }
+
+    /// The degree of the words that the step opens; none for local ones and those on packed bits.
+    pub fn degree(&self) -> Option<Degree> {
+        match self {
+            Prim::OpenProduct { .. } => Some(Degree::TwoT),
+            Prim::Open { .. } | Prim::OpenBeaver { .. } => Some(Degree::T),
+            _ => None,
+        }
     }
 
     /// Whether the step is interactive on packed bits: its messages are
@@ -428,13 +437,10 @@ impl Plan {
 
     /// The words that the openings of a round take on the wire, and their degrees.
     pub fn openings(&self, round: usize) -> impl Iterator<Item = (u32, Degree, usize)> + '_ {
-        self.rounds[round].open.iter().filter_map(|&i| match &self.prims[i as usize] {
-            Prim::OpenProduct { out, .. } => Some((i, Degree::TwoT, self.pub_lens[out.0 as usize])),
-            Prim::Open { out, .. } | Prim::OpenBeaver { out, .. } => {
-                Some((i, Degree::T, self.pub_lens[out.0 as usize]))
-            }
-            Prim::BitMerge { .. } | Prim::OpenBits { .. } => None,
-            local => unreachable!("the planner never opens {local:?}"),
+        self.rounds[round].open.iter().filter_map(|&i| {
+            let prim = &self.prims[i as usize];
+            let (degree, out) = (prim.degree()?, prim.written_pub().expect("what is opened is public"));
+            Some((i, degree, self.pub_lens[out.0 as usize]))
         })
     }
 

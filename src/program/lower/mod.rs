@@ -6,6 +6,7 @@
 //! truncations, [`compare`] the comparisons; [`schedule`] puts the result into rounds.
 
 mod arith;
+mod border;
 mod compare;
 mod packed;
 mod schedule;
@@ -13,6 +14,8 @@ mod schedule;
 use std::collections::HashMap;
 
 use self::arith::Pending;
+use self::border::Watch;
+pub use self::border::{Departing, Departure};
 use super::Program;
 use super::evaluate::patches;
 use super::graph::{Block, Node, Op, Signature, Type, ValueId};
@@ -21,6 +24,7 @@ use super::plan::{
     Bit, Declaration, InputPlan, MaskRef, Material, MaterialId, OutputPlan, Part, Plan, Prim, Pub, Reg, Sec,
 };
 use super::planning::{Comparisons, Openings, Planning};
+use super::tail::Border;
 use crate::field::Fp61;
 use crate::roster::{Degree, Roster, Scheme};
 use crate::tensor::{Dims, Shape, View};
@@ -108,16 +112,23 @@ impl Program {
         if planning.openings == Openings::King && roster.king_degree().is_none() {
             return Err(PlanError::King { roster });
         }
-        lower(self, roster, planning)
+        Ok(lower(self, roster, planning, None)?.0)
     }
 }
 
-fn lower(program: &Program, roster: Roster, planning: Planning) -> Result<Plan, PlanError> {
+/// The plan, and what was watched of its borders, if that was asked for.
+fn lower(
+    program: &Program,
+    roster: Roster,
+    planning: Planning,
+    watch: Option<Watch>,
+) -> Result<(Plan, Option<Watch>), PlanError> {
     // Before anything is unrolled: loops cost time even where they emit nothing.
     if unrolled(program.nodes()) > MAX_PRIMS as u64 {
         return Err(PlanError::TooLong);
     }
     let mut l = Lowering::new(program, roster, planning);
+    l.watch = watch;
     l.nodes(program.nodes())?;
     let mut outputs = Vec::with_capacity(program.outputs().len());
     for o in program.outputs() {
@@ -132,7 +143,8 @@ fn lower(program: &Program, roster: Roster, planning: Planning) -> Result<Plan, 
             error: known.error,
         });
     }
-    Ok(schedule::schedule(l, outputs))
+    let watch = l.watched();
+    Ok((schedule::schedule(l, outputs), watch))
 }
 
 /// What a value has become.
@@ -203,6 +215,9 @@ struct Lowering {
     /// Openings before each register, secret, public and packed, for as many primitives.
     rounds: [Vec<usize>; 3],
     counted: usize,
+    /// repeats around what is lowered
+    depth: usize,
+    watch: Option<Watch>,
 }
 
 impl Lowering {
@@ -213,8 +228,8 @@ impl Lowering {
     }
 
     fn new(program: &Program, roster: Roster, planning: Planning) -> Self {
-        let mut uses = HashMap::new();
-        count_uses(program.nodes(), &mut uses);
+        let mut uses: HashMap<ValueId, usize> = HashMap::new();
+        super::graph::uses(program.nodes(), &mut |id| *uses.entry(id).or_default() += 1);
         program.outputs().iter().for_each(|o| *uses.entry(o.value).or_default() += 1);
         Self {
             roster,
@@ -236,6 +251,8 @@ impl Lowering {
             constant_words: 0,
             rounds: [Vec::new(), Vec::new(), Vec::new()],
             counted: 0,
+            depth: 0,
+            watch: None,
         }
     }
 
@@ -424,7 +441,8 @@ impl Lowering {
         let mut states = init.iter().map(|id| self.force(*id)).collect::<Result<Vec<_>, _>>()?;
         let mut collected: Vec<Vec<Value>> = vec![Vec::new(); body.collect.len()];
         let mut errors = vec![0f64; body.collect.len()];
-        for _ in 0..count {
+        self.depth += 1;
+        for done in 1..=count {
             for (i, (state, param)) in states.iter().zip(&body.params).enumerate() {
                 let id = ValueId(body.first_param.0 + i as u32);
                 self.known.insert(id, Known { ty: param.ty, ..state.clone() });
@@ -436,7 +454,9 @@ impl Lowering {
                 errors[i] = errors[i].max(k.error);
                 collected[i].push(k.value);
             }
+            self.passed(Border { repeat: node.first, done }, &states, &collected);
         }
+        self.depth -= 1;
         let stacked = collected.into_iter().zip(errors).zip(&body.collect).map(|((values, error), id)| {
             let inner = self.known[id].shape.len();
             (self.view(View::Concat { outer: 1, axes: vec![1; values.len()], inner }, &values), error)
@@ -770,33 +790,4 @@ fn unrolled(nodes: &[Node]) -> u64 {
         };
         sum.saturating_add(here).saturating_add(1)
     })
-}
-
-fn count_uses(nodes: &[Node], uses: &mut HashMap<ValueId, usize>) {
-    let mut add = |ids: &[ValueId]| ids.iter().for_each(|id| *uses.entry(*id).or_default() += 1);
-    for node in nodes {
-        match &node.op {
-            Op::Input { .. } | Op::Constant { .. } | Op::Random => {}
-            Op::Add(a, b) | Op::Sub(a, b) | Op::Mul(a, b) | Op::MatMul(a, b) => add(&[*a, *b]),
-            Op::Neg(x) | Op::Transpose(x) | Op::Reshape(x) | Op::Broadcast(x) => add(&[*x]),
-            Op::AtLeast { x, .. } | Op::Between { x, .. } => add(&[*x]),
-            Op::Clamp { x, .. } | Op::Approximate { x, .. } => add(&[*x]),
-            Op::ScaleBy { x, .. } | Op::Rescale { x, .. } | Op::Slice { x, .. } => add(&[*x]),
-            Op::Patches { x, .. } => add(&[*x]),
-            Op::Claim { x, of, .. } => add(&[*x, *of]),
-            Op::Sum { x, .. } | Op::Declare { x, .. } => add(&[*x]),
-            Op::Concat { parts, .. } => add(parts),
-            Op::Select { c, a, b } => add(&[*c, *a, *b]),
-            Op::Repeat { init, body, .. } => {
-                add(init);
-                add(&body.results);
-                add(&body.collect);
-            }
-        }
-    }
-    for node in nodes {
-        if let Op::Repeat { body, .. } = &node.op {
-            count_uses(&body.nodes, uses);
-        }
-    }
 }
