@@ -494,6 +494,60 @@ fn a_spare_takes_over_from_a_node_that_is_killed_for_good() {
     assert_eq!(listed.matches("is done").count(), 4, "{listed}");
 }
 
+#[test]
+fn a_running_job_moves_to_another_roster() {
+    let scene = Scene::new(7);
+    let b = Builder::new();
+    let x = b.input("x", "alice", Type::fixed(-1.0..=1.0), [50]);
+    let more = b.constant(&[0.3], Type::fixed(-1.0..=1.0), [50]);
+    let (ends, _) = b.repeat(30_000, std::slice::from_ref(&x), |_, s| {
+        (vec![(&(&s[0] * &x) + &more).declare("s", -1.0..=1.0)], vec![])
+    });
+    b.output("z", "alice", &ends[0]);
+    b.finish().unwrap().save(scene.path("long.program")).unwrap();
+    scene.write("long.csv", "0.5\n".repeat(50));
+    // The first four begin, the other three go on.
+    let all = scene.read("roster.toml");
+    let (head, nodes) = all.split_at(all.find("[[node]]").unwrap());
+    let fifth = nodes.match_indices("[[node]]").nth(4).unwrap().0;
+    scene.write("roster.toml", format!("{head}{}", &nodes[..fifth]));
+    scene.write("other.toml", format!("{head}{}", &nodes[fifth..]));
+    let file = |name: &str| scene.at(name);
+    let (program, input) = (file("long.program"), format!("x={}", file("long.csv")));
+    let (key, ticket, roster) = (file("owner.key"), file("job.ticket"), file("roster.toml"));
+    let submit = ["submit", "--program", &program, "--input", &input, "--roster", &roster, "--key", &key];
+    ok(&[&submit[..], &["--ticket", &ticket, "--openings", "all-to-all"]].concat());
+    let (other, rest) = (file("other.toml"), file("rest.ticket"));
+    let moving = |key: &str| {
+        let job = ["move", "--ticket", &ticket, "--roster", &roster, "--key", key];
+        [&job[..], &["--to", &other, "--new-ticket", &rest]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(refused(&strs(&moving(&file("bob.key")))).contains("did not sign the job"));
+    // Until enough nodes have the first checkpoint there is nothing to take.
+    let told = loop {
+        let out = run(&strs(&moving(&key)));
+        if out.status.success() {
+            break String::from_utf8(out.stdout).unwrap();
+        }
+        let message = String::from_utf8(out.stderr).unwrap();
+        assert!(message.contains("the first after some seconds") && !Path::new(&rest).exists(), "{message}");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    };
+    assert!(
+        told.contains("at all 3 new nodes: it goes on behind iteration")
+            && told.matches("says that it has ended the job").count() == 4,
+        "{told}"
+    );
+    let listed = ok(&["jobs", "--roster", &roster, "--key", &key]);
+    assert_eq!(listed.matches("failed: its owner cancelled the job").count(), 4, "{listed}");
+    let fetch = ["fetch", "--ticket", &rest, "--roster", &other, "--key", &key, "--continues", &ticket];
+    let told = ok(&[&fetch[..], &["--wait", "--out", &file("results")]].concat());
+    assert!(told.contains("it goes on from job"), "{told}");
+    let z = numbers(&scene.read("results/z.csv"));
+    assert!(z.len() == 50 && z.iter().all(|z| (z - 0.6).abs() < 0.01), "{z:?}");
+    assert!(refused(&strs(&moving(&key))).contains("rest.ticket exists already"));
+}
+
 /// How postcard writes a length.
 fn varint(mut n: usize) -> Vec<u8> {
     let mut out = Vec::new();
@@ -604,7 +658,9 @@ fn keys_come_from_files_and_the_environment() {
 
 #[test]
 fn help_is_complete() {
-    for command in ["keygen", "key", "node", "gpu", "plan", "submit", "resume", "fetch", "verify", "cancel", "jobs"] {
+    for command in
+        ["keygen", "key", "node", "gpu", "plan", "submit", "resume", "fetch", "verify", "cancel", "move", "jobs"]
+    {
         let help = ok(&[command, "--help"]);
         assert!(help.contains("Usage:"), "{command}");
         assert!(ok(&["--help"]).contains(command));

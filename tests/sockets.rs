@@ -13,7 +13,7 @@ use beaverdam::keys::{PublicKey, SecretKey};
 use beaverdam::net::Limits;
 use beaverdam::node::{self, Allow, Config};
 use beaverdam::owner::{
-    ClientError, Node, Prepared, Progress, Request, Results, cancel, fetch, prepare, read, submit, wait,
+    ClientError, Node, Prepared, Progress, Request, Results, cancel, data, fetch, prepare, read, states, submit, wait,
 };
 use beaverdam::program::{Builder, Openings, Planning, Program, Tensor, Type};
 use beaverdam::roster::{Roster, Slot};
@@ -294,6 +294,32 @@ fn strangers_neither_submit_nor_fetch_nor_cancel() {
     assert!((results.outputs["dot"][0] - expected(3)).abs() < 1e-3);
     let refused = run.block_on(fetch(&stranger, &ticket, &nodes, &limits)).unwrap_err();
     assert!(matches!(refused, ClientError::Refused { .. }), "{refused}");
+}
+
+/// Shares are for the job's owner alone, whoever else the node serves.
+#[test]
+fn the_state_of_a_job_is_given_to_its_owner_alone() {
+    let (known, another) = (owner(), owner());
+    let allow = Allow::Keys(BTreeSet::from([known.public(), another.public()]));
+    let mut served = cluster(4, &allow, PATIENT);
+    let nodes = nodes(&served);
+    let prepared = long_job(&known, Roster::shamir(4, 1).unwrap(), &nodes);
+    let (run, limits, ticket) = (runtime(), Limits::default(), prepared.ticket());
+    run.block_on(submit(&prepared, &known, &nodes, &limits, |_| {})).unwrap();
+    // The others wait for it.
+    kill(served.remove(1));
+    let (held, missing) = run.block_on(states(&known, &ticket, &nodes, &limits)).unwrap();
+    assert!(held.is_empty() && matches!(&missing[..], [ClientError::Net { slot: Slot(2), .. }]), "{missing:?}");
+    let given = run.block_on(data(&known, &ticket, &nodes, &limits, [0])).unwrap();
+    assert_eq!(given[&0], prepared.inputs()[0]);
+    let refused = run.block_on(data(&known, &ticket, &nodes, &limits, [7])).unwrap_err();
+    assert!(matches!(refused, ClientError::Refused { .. } | ClientError::Net { .. }), "{refused}");
+
+    let (held, missing) = run.block_on(states(&another, &ticket, &nodes, &limits)).unwrap();
+    let refused =
+        |error: &ClientError| matches!(error, ClientError::Refused { reason, .. } if reason.contains("no running job"));
+    assert!(held.is_empty() && missing.iter().filter(|error| refused(error)).count() == 3, "{missing:?}");
+    assert!(run.block_on(data(&another, &ticket, &nodes, &limits, [0])).is_err());
 }
 
 /// Waits until no node has the job running any more; the reasons of the failed.

@@ -16,7 +16,7 @@ use crate::entropy::Entropy;
 use crate::job::{CheckedManifest, MAX_ATTEMPTS, RosterFile};
 use crate::keys::{PublicKey, hex};
 use crate::net::Limits;
-use crate::owner::{JobState, Node, Request, Results, Ticket, blocking, prepare, read, stopped};
+use crate::owner::{JobState, Node, Request, Results, Ticket, blocking, check_continues, prepare, read, stopped};
 use crate::program::plan::Plan;
 use crate::program::{Program, Signature};
 use crate::roster::{Scheme, Slot};
@@ -135,6 +135,10 @@ struct JobArgs {
     /// Refuse the ticket if it is not for this program
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
+    /// Refuse the ticket if its job is not what was left of this one's when it
+    /// was moved
+    #[arg(long, value_name = "TICKET")]
+    continues: Option<PathBuf>,
 }
 
 /// NAME=VALUE.
@@ -339,6 +343,10 @@ impl JobArgs {
                 return Err(CliError::OtherProgram { found, path: path.display().to_string(), expected });
             }
         }
+        if let Some(path) = &self.continues {
+            let bytes = std::fs::read(path).map_err(CliError::file("read", path))?;
+            check_continues(&Ticket::from_bytes(&bytes)?, &ticket)?;
+        }
         Ok((ticket, manifest, plan))
     }
 
@@ -357,12 +365,12 @@ impl JobArgs {
     }
 }
 
-fn counted(count: usize, what: &str) -> String {
+pub(super) fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// The file, and where its nodes and spares are reached, in this order.
-fn nodes(path: &Path) -> Result<(RosterFile, Vec<Node>), CliError> {
+pub(super) fn nodes(path: &Path) -> Result<(RosterFile, Vec<Node>), CliError> {
     let text = std::fs::read_to_string(path).map_err(CliError::file("read", path))?;
     let path = path.display().to_string();
     let file = RosterFile::parse(&text).map_err(|source| CliError::RosterFile { path, source })?;
@@ -395,7 +403,7 @@ fn must_hold(program: &Program, inputs: &BTreeMap<String, Vec<f64>>) -> Result<(
 }
 
 /// A new file that only its owner can read, at the path that a flag chose.
-fn create(path: &Path, bytes: &[u8], flag: &'static str) -> Result<(), CliError> {
+pub(super) fn create(path: &Path, bytes: &[u8], flag: &'static str) -> Result<(), CliError> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -437,6 +445,10 @@ fn attest(manifest: &CheckedManifest, plan: &Plan, results: &Results) {
     let (roster, agreed) = (plan.roster, &results.agreed);
     println!("job {}", hex(&manifest.digest()));
     println!("program {}", hex(&manifest.manifest().program));
+    if let Some(continues) = &manifest.manifest().continues {
+        let earlier = hex(&continues.manifest);
+        println!("it goes on from job {earlier}: for the values with which it began there is the owner's word alone");
+    }
     println!("transcript {}", hex(&agreed.transcript()));
     println!("all {} nodes signed it: {} rounds, {} checks passed", roster.nodes(), agreed.rounds(), agreed.checks());
     let sent = agreed.receipts().iter().map(|r| r.sent).max().unwrap_or(0);

@@ -10,6 +10,7 @@ mod error;
 mod gpu;
 mod job;
 mod keys;
+mod moving;
 mod node;
 mod plan;
 mod progress;
@@ -49,6 +50,7 @@ enum Command {
     Fetch(job::Fetch),
     Verify(job::Verify),
     Cancel(job::Cancel),
+    Move(moving::Move),
     Jobs(job::Jobs),
 }
 
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
             Command::Fetch(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Cancel(args) => args.run(),
+            Command::Move(args) => args.run(),
             Command::Jobs(args) => args.run(),
         },
         None => Ok(()),

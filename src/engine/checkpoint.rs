@@ -40,6 +40,11 @@ impl Checkpoint {
         self.transcript
     }
 
+    /// What the live registers hold: the secret ones, then the public ones.
+    pub(crate) fn words(&self) -> &[Fp61] {
+        &self.words
+    }
+
     /// Everything but round and transcript, which stand beside it: version, the number
     /// of slots that were blamed and these, ascending, then 8 bytes a word.
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {

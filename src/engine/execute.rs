@@ -39,21 +39,33 @@ impl<S: Verify> Machine<S> {
             let input = plan.inputs.len();
             return Err(EngineError::Input { input, found: inputs[input].len(), expected: 0 });
         }
-        for (i, planned) in plan.inputs.iter().enumerate() {
-            let found = inputs.get(i).map_or(0, Vec::len);
-            if found as u64 != planned.words {
-                return Err(EngineError::Input { input: i, found, expected: planned.words });
-            }
-        }
-        Ok(Self {
+        let mut machine = Self::without_inputs(sharing, plan, attempt);
+        let mut given = inputs.into_iter();
+        (0..plan.inputs.len()).try_for_each(|input| machine.give(plan, input, given.next().unwrap_or_default()))?;
+        Ok(machine)
+    }
+
+    /// One whose inputs have been read, or come later.
+    pub(super) fn without_inputs(sharing: S, plan: &Plan, attempt: u32) -> Self {
+        Self {
             sharing,
             drawing: Drawing::new(plan, attempt),
-            inputs: inputs.into_iter().map(Some).collect(),
+            inputs: plan.inputs.iter().map(|_| None).collect(),
             secrets: plan.sec_lens.iter().map(|_| None).collect(),
             publics: plan.pub_lens.iter().map(|_| None).collect(),
             bits: plan.bit_lens.iter().map(|_| None).collect(),
             stock: Stock::new(),
-        })
+        }
+    }
+
+    /// Δ of an input that is to be read.
+    pub(super) fn give(&mut self, plan: &Plan, input: usize, delta: Vec<Fp61>) -> Result<(), EngineError> {
+        let (found, expected) = (delta.len(), plan.inputs[input].words);
+        if found as u64 != expected {
+            return Err(EngineError::Input { input, found, expected });
+        }
+        self.inputs[input] = Some(delta);
+        Ok(())
     }
 
     pub(super) fn secret(&self, x: Sec) -> &S::Secret {
@@ -77,7 +89,7 @@ impl<S: Verify> Machine<S> {
         self.stock = Stock::new();
     }
 
-    fn public(&self, p: Pub) -> &Words<S> {
+    pub(super) fn public(&self, p: Pub) -> &Words<S> {
         self.publics[p.0 as usize].as_ref().expect("the plan writes a register before it is read")
     }
 

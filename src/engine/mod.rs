@@ -21,6 +21,7 @@ mod ahead;
 mod attendance;
 mod check;
 mod checkpoint;
+mod depart;
 mod error;
 mod events;
 mod execute;
@@ -31,6 +32,7 @@ mod stream;
 
 pub use check::{Owed, Passed, Verify};
 pub use checkpoint::Checkpoint;
+pub use depart::depart;
 pub use error::EngineError;
 pub use events::{Action, Event, Job, Outcome, OutputShare, Party, Record};
 

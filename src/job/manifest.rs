@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::field::Fp61;
 use crate::keys::{PublicKey, SecretKey, Signature, hex};
-use crate::program::Planning;
 use crate::program::plan::Plan;
+use crate::program::{Border, Planning};
 use crate::roster::{Roster, Scheme, Slot};
 use crate::sharing::KeyHash;
 use crate::transcript::{StreamPlace, TranscriptError, decode_words};
@@ -53,8 +53,10 @@ pub struct Manifest {
     /// the keys of agents that may take over the slots of crashed nodes; at most
     /// [`MAX_SPARES`]. They are to be trusted like nodes (docs/protocols.md, Replacement)
     pub spares: Vec<PublicKey>,
-    /// epoch of keys and roster; 0 in this version
+    /// how often keys and roster have changed since the first job: 0 but for one that [`Manifest::continues`]
     pub epoch: u32,
+    /// the job that this one goes on from, on another roster
+    pub continues: Option<Continues>,
     /// for what network and by what ways the program is planned
     pub planning: Planning,
     /// the program's digest
@@ -78,6 +80,18 @@ pub struct Manifest {
     pub insecure_seeded: bool,
     /// for people: at most 280 bytes on one line
     pub note: String,
+}
+
+/// Where a job goes on from (docs/protocols.md, 16, moving). The owner says so; the nodes of the
+/// earlier job have signed nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Continues {
+    /// digest of the earlier job's manifest
+    pub manifest: [u8; 32],
+    /// the place in its program behind which everything is left to this job
+    pub border: Border,
+    /// the transcript of its openings before the checkpoint from which the values at the border come
+    pub transcript: [u8; 32],
 }
 
 /// An input: whose it is, and which corrections Δ carry it.
@@ -173,11 +187,16 @@ pub enum ManifestError {
         /// short form of the owner's key
         owner: String,
     },
-    /// An epoch that this version does not have.
-    #[error("the manifest is of epoch {found}, this version knows epoch 0 alone")]
+    /// An epoch that does not fit what the job continues.
+    #[error(
+        "the manifest is of epoch {found} and names {} job that it continues: expected epoch 0 and none, or a later one and the job before",
+        if *.continues { "a" } else { "no" }
+    )]
     Epoch {
         /// epoch found
         found: u32,
+        /// whether it names an earlier job
+        continues: bool,
     },
     /// A list has the wrong length.
     #[error("the manifest has {found} {what}, expected {expected}")]
@@ -315,8 +334,8 @@ impl Manifest {
         if self.protocol != PROTOCOL {
             return Err(ManifestError::Version { found: self.protocol });
         }
-        if self.epoch != 0 {
-            return Err(ManifestError::Epoch { found: self.epoch });
+        if (self.epoch > 0) != self.continues.is_some() {
+            return Err(ManifestError::Epoch { found: self.epoch, continues: self.continues.is_some() });
         }
         self.check_nodes()?;
         if self.inputs.len() > MAX_ENTRIES {

@@ -19,8 +19,8 @@ mod roster_file;
 pub use assigned::{Assigned, Assignment, Concluded, Conclusion, JobError};
 pub use extension::{ExtensionError, SignedExtension};
 pub use manifest::{
-    CheckedManifest, InputEntry, Limits, MAX_ATTEMPTS, MAX_MANIFEST_BYTES, MAX_SPARES, Manifest, ManifestError,
-    OutputEntry, PROTOCOL, SignedManifest, plan_digest,
+    CheckedManifest, Continues, InputEntry, Limits, MAX_ATTEMPTS, MAX_MANIFEST_BYTES, MAX_SPARES, Manifest,
+    ManifestError, OutputEntry, PROTOCOL, SignedManifest, plan_digest,
 };
 pub use receipt::{Agreed, Outcome, Receipt, ReceiptError, SignedReceipt, compare, sealed_hash};
 #[cfg(feature = "net")]

@@ -56,6 +56,19 @@ pub fn input_corrections(
     Ok(dealer.corrections(input_address(number), found, Some(values)))
 }
 
+/// Δ words of the first attempt's stream, from an offset on, dealt anew: what [`SegmentStream`] has there.
+/// Costs what these words cost, and the products whole that they lie in.
+pub(crate) fn dealt(
+    plan: &Arc<Plan>,
+    dealer: &Arc<dyn Dealer>,
+    offset: u64,
+    words: u64,
+) -> Result<Vec<Fp61>, MaterialError> {
+    check(plan)?;
+    let bytes = Deal::new(Arc::clone(plan), Arc::clone(dealer), 0).window(offset, words as usize);
+    Ok(crate::field::slice::decode_words(&bytes).expect("the dealer's own words"))
+}
+
 /// The dealer's stream of one attempt, segment after segment, as signed header
 /// and bytes. It can be walked once; memory stays at a few windows, plus the
 /// largest product of the plan.
@@ -85,17 +98,7 @@ impl SegmentStream {
             return Err(MaterialError::Stream { found, attempts, expected, attempt });
         }
         check(&plan)?;
-        let deal = Deal {
-            drawing: Drawing::new(&plan, attempt),
-            plan,
-            dealer,
-            attempt,
-            op: 0,
-            masks: BTreeMap::new(),
-            products: BTreeMap::new(),
-            rows: BTreeMap::new(),
-        };
-        Ok(Self { deal, owner, place, next: 0, ready: VecDeque::new() })
+        Ok(Self { deal: Deal::new(plan, dealer, attempt), owner, place, next: 0, ready: VecDeque::new() })
     }
 
     /// Makes, roots and signs the next window.
@@ -149,6 +152,11 @@ struct Run {
 }
 
 impl Deal {
+    fn new(plan: Arc<Plan>, dealer: Arc<dyn Dealer>, attempt: u32) -> Self {
+        let (masks, products, rows) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { drawing: Drawing::new(&plan, attempt), plan, dealer, attempt, op: 0, masks, products, rows }
+    }
+
     /// Where a part is drawn by the nodes.
     fn at(&self, material: MaterialId, part: Part) -> Address {
         address(material, part, self.drawing.of(material))

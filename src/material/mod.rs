@@ -16,6 +16,7 @@
 
 mod deal;
 
+pub(crate) use deal::dealt;
 pub use deal::{SegmentStream, input_corrections};
 
 use std::ops::Range;

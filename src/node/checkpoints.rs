@@ -29,7 +29,10 @@ const HEAD: usize = 1 + 4 + 32;
 const NONCE: usize = 24;
 
 /// How many are kept: a crash in the middle of writing one leaves the other.
-pub(super) const KEPT: u64 = 2;
+pub(crate) const KEPT: u64 = 2;
+
+/// Round, transcript and [`Checkpoint::encode`].
+pub(super) type Opened = (u32, [u8; 32], Zeroizing<Vec<u8>>);
 
 /// The checkpoints of one job at one node.
 pub(super) struct Checkpoints {
@@ -112,7 +115,19 @@ impl Checkpoints {
         Ok(bytes)
     }
 
+    /// What this node holds, for the job's owner: round, transcript and [`Checkpoint::encode`] of each that opens.
+    pub(super) fn held(&self) -> Result<Vec<Opened>, String> {
+        let places = (0..KEPT).map(|place| self.keep.checkpoint(place));
+        let bytes = places.collect::<Result<Vec<_>, _>>()?;
+        Ok(bytes.into_iter().flatten().filter_map(|bytes| self.open_sealed(&bytes).ok()).collect())
+    }
+
     fn unseal(&self, plan: &Plan, bytes: &[u8]) -> Result<Checkpoint, String> {
+        let (round, transcript, plain) = self.open_sealed(bytes)?;
+        Checkpoint::decode(plan, round as usize, transcript, &plain).map_err(|error| error.to_string())
+    }
+
+    fn open_sealed(&self, bytes: &[u8]) -> Result<Opened, String> {
         let short = || format!("found {} bytes, expected more than {}", bytes.len(), HEAD + NONCE);
         let (head, rest) = bytes.split_first_chunk::<HEAD>().ok_or_else(short)?;
         let (nonce, sealed) = rest.split_first_chunk::<NONCE>().ok_or_else(short)?;
@@ -127,7 +142,7 @@ impl Checkpoints {
                 "the one before round {round} does not open: it was changed, or is of another job, slot, round or node"
             )
         })?;
-        Checkpoint::decode(plan, round as usize, transcript, &plain).map_err(|error| error.to_string())
+        Ok((round, transcript, plain))
     }
 
     /// What a sealed checkpoint is tied to: job, slot, and what stands in front of it.

@@ -38,6 +38,7 @@ mod attempts;
 mod catch_up;
 mod checkpoints;
 mod extend;
+mod leaving;
 mod replace;
 mod resume;
 mod session;
@@ -179,6 +180,8 @@ struct Node {
     places: Arc<Semaphore>,
     /// places for links of nodes whose job is not known here yet
     early: Semaphore,
+    /// one answer at a time that holds the state or data of a whole job in memory
+    giving: Semaphore,
     sessions: Mutex<JoinSet<()>>,
     /// microseconds that jobs spent in checks
     checking: Arc<AtomicU64>,
@@ -348,6 +351,7 @@ impl Node {
             begun: watch::Sender::new(0),
             places: Arc::new(Semaphore::new(config.max_jobs.min(Semaphore::MAX_PERMITS))),
             early: Semaphore::new(EARLY_LINKS),
+            giving: Semaphore::new(1),
             sessions: Mutex::default(),
             checking: Arc::default(),
             config,

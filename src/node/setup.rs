@@ -119,6 +119,13 @@ impl Keep {
         self.put(SETUP, &bytes)
     }
 
+    /// The slot under which the setup is kept.
+    pub(super) fn slot(&self) -> Result<Option<Slot>, String> {
+        let Some(bytes) = self.get(SETUP)? else { return Ok(None) };
+        let (slot, _): (u8, Sealed) = postcard::from_bytes(&bytes).map_err(|_| "its setup is damaged on disk")?;
+        Ok(Some(Slot(slot)))
+    }
+
     /// What [`Keep::put_setup`] kept, checked as if the owner sent it now.
     pub(super) fn setup(
         &self,
@@ -177,19 +184,25 @@ impl Keep {
 
     /// All inputs; their roots are for the party to check.
     pub(super) fn inputs(&self, manifest: &CheckedManifest) -> Result<Vec<Vec<u8>>, String> {
+        (0..manifest.manifest().inputs.len()).map(|number| self.input(manifest, number)).collect()
+    }
+
+    /// One of them.
+    pub(super) fn input(&self, manifest: &CheckedManifest, number: usize) -> Result<Vec<u8>, String> {
+        let len = |words: u64| usize::try_from(words.saturating_mul(8)).map_err(|e| e.to_string());
+        let entries = &manifest.manifest().inputs;
         let mut part = INPUTS;
-        let mut inputs = Vec::with_capacity(manifest.manifest().inputs.len());
-        for entry in &manifest.manifest().inputs {
-            let len = usize::try_from(entry.words.saturating_mul(8)).map_err(|e| e.to_string())?;
-            let mut input = Vec::new();
-            while input.len() < len {
-                let bytes = self.get(part)?.filter(|bytes| !bytes.is_empty());
-                input.extend(bytes.ok_or("its inputs are not all on disk")?);
-                part += 1;
-            }
-            inputs.push(input);
+        for before in &entries[..number] {
+            part += len(before.words)?.div_ceil(INPUT_PART) as u64;
         }
-        Ok(inputs)
+        let len = len(entries[number].words)?;
+        let mut input = Vec::new();
+        while input.len() < len {
+            let bytes = self.get(part)?.filter(|bytes| !bytes.is_empty());
+            input.extend(bytes.ok_or("its inputs are not all on disk")?);
+            part += 1;
+        }
+        Ok(input)
     }
 
     /// Keeps a segment whose bytes fit its header, under its number in the streams of all attempts; with the header, if

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::session::{Event, LINGER};
 use super::wire::{Peer, SUBMIT_LIMIT, ToNode, ToOwner, Told, ToldState, one_line};
-use super::{Kept, Node, Over, Parties, Running, Status, extend, lock, short, upload};
+use super::{Kept, Node, Over, Parties, Running, Status, extend, leaving, lock, short, upload};
 use crate::keys::hex;
 use crate::net::link::{Link, Receiver, Sender};
 use crate::net::{NetError, PROTOCOL_VERSION};
@@ -48,9 +48,17 @@ pub(super) async fn visit(node: Arc<Node>, mut link: Link) {
         }
         Some(ToNode::Jobs) => {
             let asked = Arc::clone(&node);
-            let told = tokio::task::spawn_blocking(move || jobs(&asked, &peer)).await;
-            let unread = |_| ToOwner::Refused("this node cannot read its store: see its log".to_owned());
-            Answering::new(link).last(told.map_or_else(unread, ToOwner::Jobs)).await;
+            answer(link, move || ToOwner::Jobs(jobs(&asked, &peer))).await;
+        }
+        Some(ToNode::State { manifest }) => {
+            let _one = node.giving.acquire().await;
+            let asked = Arc::clone(&node);
+            answer(link, move || leaving::state(&asked, &peer, manifest)).await;
+        }
+        Some(ToNode::Data { manifest, number }) => {
+            let _one = node.giving.acquire().await;
+            let asked = Arc::clone(&node);
+            answer(link, move || leaving::data(&asked, &peer, manifest, number)).await;
         }
         Some(ToNode::Extend { manifest }) => extend::extend(&node, link, manifest).await,
         Some(ToNode::Input { .. } | ToNode::Segment { .. } | ToNode::Extension { .. }) => {
@@ -64,6 +72,13 @@ pub(super) async fn visit(node: Arc<Node>, mut link: Link) {
             refuse(link, &label, reason).await;
         }
     }
+}
+
+/// Answers with what is found on disk.
+async fn answer(link: Link, look: impl FnOnce() -> ToOwner + Send + 'static) {
+    let found = tokio::task::spawn_blocking(look).await;
+    let unread = |_| ToOwner::Refused("this node cannot read its store: see its log".to_owned());
+    Answering::new(link).last(found.unwrap_or_else(unread)).await;
 }
 
 async fn refuse(link: Link, label: &str, reason: String) {

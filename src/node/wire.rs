@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::checkpoints::KEPT;
+pub(crate) use super::checkpoints::KEPT;
 use crate::engine::frame::Frame;
 use crate::field::Fp61;
 use crate::field::slice::{as_bytes, encode_words};
@@ -78,6 +78,10 @@ pub(crate) enum ToNode<'a> {
         #[serde(borrow, with = "serde_bytes")]
         statement: &'a [u8],
     },
+    /// The owner wants this node's checkpoints, to take the job elsewhere.
+    State { manifest: [u8; 32] },
+    /// And Δ of an input that nothing has read yet.
+    Data { manifest: [u8; 32], number: u32 },
 }
 
 /// A job as a node tells its owner or reader.
@@ -135,6 +139,32 @@ pub(crate) enum ToOwner {
     Holds { attempts: u32 },
     /// Not over, and not running: [`ToldState::Stopped`].
     Stopped { attempt: u32, of: u32 },
+    /// The checkpoints of this node.
+    State(Vec<StateOf>),
+    /// Δ of an input.
+    Data(#[serde(with = "serde_bytes")] Vec<u8>),
+}
+
+/// A checkpoint for the job's owner. Wiped on drop, never printed.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StateOf {
+    pub(crate) slot: u8,
+    pub(crate) round: u32,
+    pub(crate) transcript: [u8; 32],
+    #[serde(with = "serde_bytes")]
+    pub(crate) state: Vec<u8>,
+}
+
+impl std::fmt::Debug for StateOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the state of slot {} before round {}", self.slot, self.round)
+    }
+}
+
+impl Drop for StateOf {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.state);
+    }
 }
 
 impl<'a> ToNode<'a> {
@@ -182,9 +212,14 @@ impl ToOwner {
         }
     }
 
-    /// The wire form.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        postcard::to_stdvec(self).expect("plain data always encodes")
+    /// The wire form; wiped when dropped, since a state holds shares.
+    pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let room = match self {
+            // Nothing is left behind by growing.
+            Self::State(held) => held.iter().map(|held| held.state.len() + 64).sum(),
+            _ => 0,
+        };
+        Zeroizing::new(postcard::to_extend(self, Vec::with_capacity(room + 16)).expect("plain data always encodes"))
     }
 
     /// Reads the wire form; none for anything else, bytes left over included.
@@ -432,6 +467,8 @@ mod tests {
             ToNode::Jobs,
             ToNode::Extend { manifest: [9; 32] },
             ToNode::Extension { from: 300, statement: &[1, 2] },
+            ToNode::State { manifest: [6; 32] },
+            ToNode::Data { manifest: [6; 32], number: 2 },
         ];
         let to_owner = [
             ToOwner::Accepted,
@@ -455,6 +492,8 @@ mod tests {
             ]),
             ToOwner::Holds { attempts: 300 },
             ToOwner::Stopped { attempt: 5, of: 4 },
+            ToOwner::State(vec![StateOf { slot: 3, round: 258, transcript: [8; 32], state: vec![1, 0, 9] }]),
+            ToOwner::Data(vec![5, 6]),
         ];
         let peers = [
             Peer::Frame(&[1, 2]),
@@ -481,7 +520,7 @@ mod tests {
         let mut all: Vec<String> = to_node.iter().map(|m| hex(&m.encode())).collect();
         all.extend(to_owner.iter().map(|m| hex(&m.encode())));
         all.extend(peers.iter().map(|m| hex(&m.encode())));
-        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 06 070909090909090909090909090909090909090909090909090909090909090909 08ac02020102 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 08 090501010101010101010101010101010101010101010101010101010101010101010001020304020202020202020202020202020202020202020202020202020202020202020201030303030303030303030303030303030303030303030303030303030303030302026e6f0404040404040404040404040404040404040404040404040404040404040404030505050505050505050505050505050505050505050505050505050505050505040204 0aac02 0b0504 000102 01 02 03776879 0402010000 050300000009090909090909090909090909090909090909090909090909090909090909090707070707070707 0605000000 070301 080301 0903070000000101010101010101010101010101010101010101010101010101010101010101 0c010200000004000000020100000505050505050505050505050505050505050505050505050505050505050505");
+        insta::assert_snapshot!(all.join(" "), @"000707070707070707070707070707070707070707070707070707070707070707 010201020203613a3103623a32 0201ac0203090909 030104020506 04080808080808080808080808080808080808080808080808080808080808080801 050909090909090909090909090909090909090909090909090909090909090909 06 070909090909090909090909090909090909090909090909090909090909090909 08ac02020102 090606060606060606060606060606060606060606060606060606060606060606 0a060606060606060606060606060606060606060606060606060606060606060602 00 0101ac02 020203 03020102 0401020304 05 06026e6f 07026168 08 090501010101010101010101010101010101010101010101010101010101010101010001020304020202020202020202020202020202020202020202020202020202020202020201030303030303030303030303030303030303030303030303030303030303030302026e6f0404040404040404040404040404040404040404040404040404040404040404030505050505050505050505050505050505050505050505050505050505050505040204 0aac02 0b0504 0c01038202080808080808080808080808080808080808080808080808080808080808080803010009 0d020506 000102 01 02 03776879 0402010000 050300000009090909090909090909090909090909090909090909090909090909090909090707070707070707 0605000000 070301 080301 0903070000000101010101010101010101010101010101010101010101010101010101010101 0c010200000004000000020100000505050505050505050505050505050505050505050505050505050505050505");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The client's calls for callers without an async runtime: each makes one,
 //! runs in it, and ends it. Not for use inside another runtime.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{ClientError, Job, Node, Prepared, Progress, Ticket};
+use super::{ClientError, Ended, Held, Job, Node, Prepared, Progress, Ticket};
 use crate::job::Concluded;
 use crate::keys::SecretKey;
 use crate::net::Limits;
@@ -56,6 +57,37 @@ pub fn jobs(key: &SecretKey, slot: Slot, node: &Node, limits: &Limits) -> Result
 /// [`cancel`](super::cancel), blocking.
 pub fn cancel(owner: &SecretKey, ticket: &Ticket, nodes: &[Node], limits: &Limits) -> Result<(), ClientError> {
     run(super::cancel(owner, ticket, nodes, limits))
+}
+
+/// [`cancel_each`](super::cancel_each), blocking.
+pub fn cancel_each(
+    owner: &SecretKey,
+    ticket: &Ticket,
+    nodes: &[Node],
+    limits: &Limits,
+) -> Result<Vec<(Slot, Ended)>, ClientError> {
+    run(super::cancel_each(owner, ticket, nodes, limits))
+}
+
+/// [`states`](super::states), blocking.
+pub fn states(
+    owner: &SecretKey,
+    ticket: &Ticket,
+    nodes: &[Node],
+    limits: &Limits,
+) -> Result<(Vec<Held>, Vec<ClientError>), ClientError> {
+    run(super::states(owner, ticket, nodes, limits))
+}
+
+/// [`data`](super::data), blocking.
+pub fn data(
+    owner: &SecretKey,
+    ticket: &Ticket,
+    nodes: &[Node],
+    limits: &Limits,
+    inputs: impl IntoIterator<Item = u32>,
+) -> Result<BTreeMap<u32, Vec<u8>>, ClientError> {
+    run(super::data(owner, ticket, nodes, limits, inputs))
 }
 
 fn run<T>(call: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {

@@ -4,6 +4,7 @@
 //! node that is down costs no nonce. The material is dealt while it is sent,
 //! once for all nodes, no faster than the slowest of them stores it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,13 +16,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
 
-use super::{Dealing, OwnerError, Prepared, Ticket, read};
+use super::{Dealing, Held, OwnerError, Prepared, Ticket, read};
 use crate::job::{CheckedManifest, Concluded, JobError, compare};
 use crate::keys::{PublicKey, SecretKey};
 use crate::net::link::{Link, Receiver, Sender};
 use crate::net::tls::Identity;
 use crate::net::{Limits, NetError, client};
-use crate::node::wire::{INPUT_CHUNK, ToNode, ToOwner, ToldState, one_line};
+use crate::node::wire::{INPUT_CHUNK, KEPT, StateOf, ToNode, ToOwner, ToldState, one_line};
 use crate::program::plan::Plan;
 use crate::roster::{Scheme, Slot};
 use crate::transcript::SignedHeader;
@@ -231,7 +232,8 @@ pub async fn resume(
     let signed = dealing.manifest().manifest().attempts;
     // Before anybody is asked.
     dealing.extension(signed.saturating_add(more))?;
-    let peers = Peers::of(owner, dealing.manifest(), nodes, limits, false)?;
+    let limits = Limits { idle: limits.idle.min(2 * ANSWER), ..limits.clone() };
+    let peers = Peers::of(owner, dealing.manifest(), nodes, &limits, false)?;
     let progress = Mutex::new(progress);
     let say = |p| report(&progress, p);
     let frame = ToNode::Extend { manifest: dealing.manifest().digest() }.encode();
@@ -392,19 +394,120 @@ const JOBS_LIMIT: usize = 1 << 20;
 /// Ends a running job at all nodes and spares that can be reached; the first that
 /// could not is the error. What is over stays as it is.
 pub async fn cancel(owner: &SecretKey, ticket: &Ticket, nodes: &[Node], limits: &Limits) -> Result<(), ClientError> {
-    let (manifest, _) = ticket.check()?;
-    let peers = Peers::of(owner, &manifest, nodes, limits, true)?;
-    let frame = ToNode::Cancel { manifest: manifest.digest() }.encode();
-    let asked = futures_util::future::join_all(peers.slots().map(async |slot| {
-        let mut link = peers.connect(slot).await?;
-        send(slot, &mut link, &frame).await?;
-        match hear(slot, &link.recv().await.map_err(net(slot))?)? {
-            (ToOwner::Cancelled, _) => Ok(()),
-            (_, found) => Err(ClientError::Answer { slot, found }),
-        }
-    }));
-    asked.await.into_iter().collect()
+    cancel_each(owner, ticket, nodes, limits).await?.into_iter().try_for_each(|(_, ended)| ended)
 }
+
+/// What became of a cancellation at one node.
+pub type Ended = Result<(), ClientError>;
+
+/// The same, with what became of it at each node and spare: whether it says that the job has ended there without a
+/// result and is erased.
+pub async fn cancel_each(
+    owner: &SecretKey,
+    ticket: &Ticket,
+    nodes: &[Node],
+    limits: &Limits,
+) -> Result<Vec<(Slot, Ended)>, ClientError> {
+    let (manifest, _) = ticket.check()?;
+    // A node waits for the end of the job before it answers.
+    let limits = Limits { idle: limits.idle.min(2 * ANSWER), ..limits.clone() };
+    let peers = Peers::of(owner, &manifest, nodes, &limits, true)?;
+    let frame = ToNode::Cancel { manifest: manifest.digest() }.encode();
+    let asked = peers.slots().map(async |slot| {
+        let ended = peers.ask(slot, &frame, limits.first_frames).await;
+        let ended = ended.and_then(|(answer, found)| match answer {
+            ToOwner::Cancelled => Ok(()),
+            _ => Err(ClientError::Answer { slot, found }),
+        });
+        (slot, ended)
+    });
+    Ok(futures_util::future::join_all(asked).await)
+}
+
+/// The checkpoints of a running job, from its nodes, and why some did not give theirs. For
+/// [`Moving::find`](super::Moving::find). Once 2t + 1 nodes have answered, the others are waited for as long again.
+pub async fn states(
+    owner: &SecretKey,
+    ticket: &Ticket,
+    nodes: &[Node],
+    limits: &Limits,
+) -> Result<(Vec<Held>, Vec<ClientError>), ClientError> {
+    let (manifest, plan) = ticket.check()?;
+    let limits = Limits { idle: limits.idle.min(ANSWER), ..limits.clone() };
+    // A spare that was called to a slot is not asked: nobody but the old nodes could tell who has been.
+    let peers = Peers::of(owner, &manifest, nodes, &limits, false)?;
+    let words = plan.checkpoints().into_iter().map(|round| plan.live(round).words() as usize).max();
+    let limit = KEPT as usize * (8 * words.unwrap_or(0) + 1024) + limits.first_frames;
+    let frame = ToNode::State { manifest: manifest.digest() }.encode();
+    let mut asked: FuturesUnordered<_> = peers
+        .slots()
+        .map(async |slot| {
+            let (told, found) = peers.ask(slot, &frame, limit).await?;
+            let ToOwner::State(told) = told else { return Err(ClientError::Answer { slot, found }) };
+            // A node speaks for its own slot.
+            Ok(told.into_iter().take(KEPT as usize).filter(|held| held.slot == slot.0).map(held_by).collect::<Vec<_>>())
+        })
+        .collect();
+    let (began, mut until) = (Instant::now(), None);
+    let (mut held, mut missing, mut answers) = (Vec::new(), Vec::new(), 0);
+    loop {
+        let answer = match until {
+            Some(until) => tokio::select! { answer = asked.next() => answer, () = sleep_until(until) => None },
+            None => asked.next().await,
+        };
+        match answer {
+            None => return Ok((held, missing)),
+            Some(Ok(told)) => {
+                answers += 1;
+                held.extend(told);
+            }
+            Some(Err(error)) => missing.push(error),
+        }
+        if until.is_none() && answers >= manifest.manifest().roster.to_read() {
+            until = Some(Instant::now() + began.elapsed().max(GRACE));
+        }
+    }
+}
+
+fn held_by(mut told: StateOf) -> Held {
+    let state = Zeroizing::new(std::mem::take(&mut told.state));
+    Held { slot: Slot(told.slot), round: told.round, transcript: told.transcript, state }
+}
+
+/// Δ of some inputs of a running job, from the first node that gives the signed one. For
+/// [`Moving::prepare`](super::Moving::prepare).
+pub async fn data(
+    owner: &SecretKey,
+    ticket: &Ticket,
+    nodes: &[Node],
+    limits: &Limits,
+    inputs: impl IntoIterator<Item = u32>,
+) -> Result<BTreeMap<u32, Vec<u8>>, ClientError> {
+    let (manifest, _) = ticket.check()?;
+    let limits = Limits { idle: limits.idle.min(ANSWER), ..limits.clone() };
+    let peers = Peers::of(owner, &manifest, nodes, &limits, false)?;
+    let mut given = BTreeMap::new();
+    for number in inputs {
+        let words = manifest.manifest().inputs.get(number as usize).map_or(0, |entry| entry.words);
+        let limit = 8 * words as usize + limits.first_frames;
+        let frame = ToNode::Data { manifest: manifest.digest(), number }.encode();
+        // All at once, so that one that is slow costs nothing.
+        let ask = async |slot: Slot| match peers.ask(slot, &frame, limit).await? {
+            (ToOwner::Data(bytes), found) => match manifest.accept_input(number, &bytes) {
+                Some(Ok(_)) => Ok(bytes),
+                _ => Err(ClientError::Answer { slot, found }),
+            },
+            (_, found) => Err(ClientError::Answer { slot, found }),
+        };
+        let asked = peers.slots().map(|slot| Box::pin(ask(slot)));
+        let (bytes, _) = futures_util::future::select_ok(asked).await?;
+        given.insert(number, bytes);
+    }
+    Ok(given)
+}
+
+/// How long a node is waited for that is asked for something, until its answer begins.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// Segments that wait for one node.
 const AHEAD: usize = 8;
@@ -564,6 +667,14 @@ impl<'a> Peers<'a> {
 
     fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
         self.nodes.iter().map(|(slot, _)| *slot)
+    }
+
+    /// One question, and its answer of at most so many bytes, with its length.
+    async fn ask(&self, slot: Slot, frame: &[u8], limit: usize) -> Result<(ToOwner, usize), ClientError> {
+        let mut link = self.connect(slot).await?;
+        link.set_limit(limit);
+        send(slot, &mut link, frame).await?;
+        hear(slot, &link.recv().await.map_err(net(slot))?)
     }
 
     async fn connect(&self, slot: Slot) -> Result<Link, ClientError> {

@@ -47,8 +47,12 @@ impl Dealing {
         &self.plan
     }
 
-    pub(super) fn dealer(&self) -> &dyn Dealer {
-        &*self.dealer
+    pub(super) fn dealer(&self) -> &Arc<dyn Dealer> {
+        &self.dealer
+    }
+
+    pub(super) fn owner(&self) -> &Arc<SecretKey> {
+        &self.owner
     }
 
     /// The material stream of one attempt, dealt as it is walked: one that the manifest names, or a later one.

@@ -12,6 +12,7 @@ pub mod blocking;
 #[cfg(feature = "net")]
 mod client;
 mod dealing;
+mod moving;
 mod prepare;
 mod read;
 #[cfg(test)]
@@ -20,8 +21,12 @@ mod tests;
 #[cfg(feature = "cli")]
 pub(crate) use client::stopped;
 #[cfg(feature = "net")]
-pub use client::{ClientError, Job, JobState, Node, Progress, cancel, fetch, jobs, resume, submit, wait};
+pub use client::{
+    ClientError, Ended, Job, JobState, Node, Progress, cancel, cancel_each, data, fetch, jobs, resume, states, submit,
+    wait,
+};
 pub use dealing::Dealing;
+pub use moving::{Destination, Held, Moved, Moving, check_continues};
 #[cfg(feature = "cli")]
 pub(crate) use prepare::must_use_attempts;
 pub use prepare::{Prepared, Request, prepare};
@@ -35,6 +40,7 @@ use crate::program::{PlanError, ProgramError};
 use crate::roster::{Roster, Slot};
 use crate::seal::SealError;
 use crate::sharing::OutputError;
+use crate::transcript::TranscriptError;
 
 /// Why a job could not be prepared, or its result not be relied on.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +77,36 @@ pub enum OwnerError {
         roster: Roster,
         /// how many
         attempts: u32,
+    },
+    /// A job that cannot go on elsewhere from where it is.
+    #[error("the job cannot be moved now: {reason}")]
+    Unmovable {
+        /// why, and what to do
+        reason: String,
+    },
+    /// Δ of an input is not the signed one.
+    #[error(
+        "the data that the nodes gave is not what the manifest names: {source}; ask again, and distrust them if this repeats"
+    )]
+    Delta {
+        /// what differs
+        source: TranscriptError,
+    },
+    /// A value at the border is none that the program can produce.
+    #[error(
+        "{name:?} at the border leaves {signature}: a range that the program declares did not hold, so the job's result may be wrong too: submit it anew with a wider range"
+    )]
+    Carried {
+        /// what crosses
+        name: String,
+        /// its type and shape
+        signature: String,
+    },
+    /// A job does not go on from another one.
+    #[error("the job is not what is left of the earlier one: {reason}")]
+    Continues {
+        /// what differs
+        reason: String,
     },
     /// There is no randomness.
     #[error(transparent)]

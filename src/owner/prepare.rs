@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use super::{Dealing, OwnerError, Ticket};
 use crate::entropy::Entropy;
+use crate::field::Fp61;
 use crate::field::slice::encode_words;
-use crate::job::{Assignment, CheckedManifest, InputEntry, Limits, Manifest, OutputEntry, PROTOCOL, SignedManifest};
+use crate::job::{
+    Assignment, CheckedManifest, Continues, InputEntry, Limits, Manifest, OutputEntry, PROTOCOL, SignedManifest,
+};
 use crate::keys::{PublicKey, SecretKey};
 use crate::material::{SegmentStream, input_corrections};
 use crate::program::plan::Plan;
@@ -61,10 +64,22 @@ pub struct Prepared {
 /// Prepares a job: plans the program, draws a nonce, masks the inputs and
 /// signs the manifest. Costs one expansion of the inputs' masks per key.
 pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) -> Result<Prepared, OwnerError> {
-    let Request { program, roster, planning, nodes, spares, inputs, readers, attempts, expires, note } = *request;
+    let words = request.program.encode_inputs(request.inputs)?;
+    prepare_words(owner, request, &words, (0, None), entropy)
+}
+
+/// The same for inputs that are words already, in the program's order, whatever the request says of them, and for a
+/// job of this epoch, which goes on from another one.
+pub(super) fn prepare_words(
+    owner: &Arc<SecretKey>,
+    request: &Request<'_>,
+    words: &[impl AsRef<[Fp61]>],
+    (epoch, continues): (u32, Option<Continues>),
+    entropy: Entropy,
+) -> Result<Prepared, OwnerError> {
+    let Request { program, roster, planning, nodes, spares, inputs: _, readers, attempts, expires, note } = *request;
     must_use_attempts(roster, attempts)?;
     let plan = Arc::new(program.plan_with(roster, planning)?);
-    let words = program.encode_inputs(inputs)?;
     let mut nonce = [0; 32];
     entropy.generator(&[b"job nonce", &program.digest()])?.fill_bytes(&mut nonce);
     let dealer = job_keys(&owner.dealing(), &nonce, roster);
@@ -72,7 +87,7 @@ pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) 
     let mut corrections = Vec::with_capacity(words.len());
     let mut entries = Vec::with_capacity(words.len());
     for (number, (words, input)) in (0..).zip(words.iter().zip(&plan.inputs)) {
-        let delta = input_corrections(&*dealer, &plan, number, words)?;
+        let delta = input_corrections(&*dealer, &plan, number, words.as_ref())?;
         entries.push(InputEntry {
             name: input.name.clone(),
             owner: owner.public(),
@@ -95,7 +110,8 @@ pub fn prepare(owner: &Arc<SecretKey>, request: &Request<'_>, entropy: Entropy) 
         roster,
         nodes: nodes.to_vec(),
         spares: spares.to_vec(),
-        epoch: 0,
+        epoch,
+        continues,
         planning,
         program: program.digest(),
         plan: crate::job::plan_digest(&plan),
@@ -163,7 +179,7 @@ impl Prepared {
     /// The keys of the whole job: whoever holds them reads every secret of it.
     #[cfg(test)]
     pub(crate) fn dealer(&self) -> &dyn Dealer {
-        self.dealing.dealer()
+        &**self.dealing.dealer()
     }
     /// What is needed to read the result later, beside the key: nothing secret.
     pub fn ticket(&self) -> Ticket {

@@ -7,6 +7,7 @@ mod checkpoint;
 mod cost;
 mod ideal;
 mod king;
+mod moving;
 mod packed;
 #[cfg(feature = "gpu")]
 mod survivor;
