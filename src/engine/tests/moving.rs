@@ -9,6 +9,7 @@ use crate::entropy::Entropy;
 use crate::field::Fp61;
 use crate::job::{Continues, Manifest};
 use crate::keys::SecretKey;
+use crate::ml::{Descent, LogisticRegression, Mlp, with_intercept};
 use crate::owner::{Destination, Held, Moved, Moving, OwnerError, Ticket, check_continues};
 use crate::program::{Border, Builder, Planning, Program, Type, random};
 use crate::roster::{Roster, Slot};
@@ -160,6 +161,38 @@ fn random_programs_give_one_value_at_each_border() {
         }
     }
     assert!(seen > 10 && again > 0, "{seen} {again}");
+}
+
+/// Wherever a node may have kept its state of a training, until the last iteration is over there is a border, at most one ahead.
+#[test]
+fn trainings_can_be_moved_wherever_they_are() {
+    let data = |b: &Builder| b.input("x", "alice", Type::fixed(-5.0..=5.0), [20, 3]);
+    let b = Builder::new();
+    let descent = Descent { epochs: 5, ..Descent::default() };
+    let model = LogisticRegression { descent, ..LogisticRegression::default() };
+    let fit = model.train(&with_intercept(&data(&b)), &b.input("y", "alice", Type::bit(), [20]));
+    b.output("weights", "alice", &fit.weights);
+    b.output("history", "alice", &fit.history);
+    let logistic = b.finish().unwrap();
+    let b = Builder::new();
+    let mut model = Mlp::new([3, 4, 2]);
+    (model.sgd.epochs, model.sgd.batch) = (3, 10);
+    let fit = model.train(&data(&b), &b.input("y", "alice", Type::bit(), [20, 2]));
+    let outputs = fit.weights.iter().chain(&fit.history).enumerate();
+    outputs.for_each(|(i, w)| b.output(&format!("w{i}"), "alice", w));
+    let perceptron = b.finish().unwrap();
+    for (program, epochs) in [(logistic, 5), (perceptron, 3)] {
+        let roster = Roster::shamir(5, 1).unwrap();
+        let plan = program.plan_with(roster, replaying()).unwrap();
+        let rounds = plan.opening_rounds();
+        let done = |round| program.departure(roster, replaying(), round).unwrap().map(|d| d.border.done);
+        let done: Vec<Option<u32>> = (1..=rounds).map(done).collect();
+        let last = done.iter().rposition(Option::is_some).unwrap();
+        assert!(done[..=last].iter().all(Option::is_some), "{done:?}");
+        assert!(done.is_sorted_by_key(|done| done.unwrap_or(epochs)) && done[last] == Some(epochs), "{done:?}");
+        // Nothing much is left where there is none any more.
+        assert!((last + 1) * 10 >= rounds * 9, "{done:?}");
+    }
 }
 
 /// A round before which the job can be moved.
