@@ -1,10 +1,12 @@
-//! Jobs that go on on another roster, from what nodes hold at a checkpoint (docs/protocols.md, 16, moving).
+//! Jobs that go on on another roster, from what nodes hold at a checkpoint (docs/protocols.md, 16, moving). All on CPUs:
+//! a checkpoint is the same from every device, as other tests show, and there are many worlds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::checkpoint::replaying;
-use super::world::{World, device, planned_job};
+use super::world::{World, planned_job};
+use crate::backend::Device;
 use crate::entropy::Entropy;
 use crate::field::Fp61;
 use crate::job::{Continues, Manifest};
@@ -39,7 +41,7 @@ fn exact() -> (Program, BTreeMap<String, Vec<f64>>) {
 /// A finished world all of whose nodes have kept their state before each round.
 fn finished(program: &Program, roster: Roster, inputs: &BTreeMap<String, Vec<f64>>, seed: u64) -> World<'static> {
     let job = planned_job(program, (roster, replaying()), inputs, seed);
-    let mut world = World::with(&device(), job, seed);
+    let mut world = World::with(&Device::Cpu, job, seed);
     let rounds: Vec<usize> = (1..=world.job.plan().opening_rounds()).collect();
     world.parties.iter_mut().for_each(|party| party.checkpoint_before(&rounds));
     world.run();
@@ -102,7 +104,7 @@ fn the_result_is_the_same_from_every_checkpoint_on_every_roster() {
             assert!(moved.blamed.is_empty());
             check_continues(&world.job.ticket(), &moved.prepared.ticket()).unwrap();
             assert_eq!(moved.prepared.manifest().manifest().epoch, 1);
-            let mut later = World::with(&device(), (moved.prepared, Arc::clone(&world.owner), nodes), SEED);
+            let mut later = World::with(&Device::Cpu, (moved.prepared, Arc::clone(&world.owner), nodes), SEED);
             later.run();
             assert_eq!(later.outputs(), expected, "{from} to {roster}, before round {round}");
         }
@@ -119,7 +121,7 @@ fn what_has_moved_moves_again() {
     let round = (1..).find(|round| find(&world, &held(&world, *round, world.slots())).is_ok()).unwrap();
     let moving = find(&world, &held(&world, round, world.slots())).unwrap();
     let (first, nodes) = moved(&world, &moving, Roster::shamir(7, 2).unwrap(), SEED);
-    let mut second = World::with(&device(), (first.prepared, Arc::clone(&world.owner), nodes), SEED);
+    let mut second = World::with(&Device::Cpu, (first.prepared, Arc::clone(&world.owner), nodes), SEED);
     let rounds: Vec<usize> = (1..=second.job.plan().opening_rounds()).collect();
     second.parties.iter_mut().for_each(|party| party.checkpoint_before(&rounds));
     second.run();
@@ -128,7 +130,7 @@ fn what_has_moved_moves_again() {
         let Ok(moving) = find(&second, &held(&second, round, second.slots())) else { continue };
         let (moved, nodes) = moved(&second, &moving, Roster::shamir(4, 1).unwrap(), 2 * SEED);
         assert_eq!(moved.prepared.manifest().manifest().epoch, 2);
-        let mut third = World::with(&device(), (moved.prepared, Arc::clone(&world.owner), nodes), SEED);
+        let mut third = World::with(&Device::Cpu, (moved.prepared, Arc::clone(&world.owner), nodes), SEED);
         third.run();
         assert_eq!(third.outputs(), world.outputs());
         moves += 1;
