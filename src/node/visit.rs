@@ -51,12 +51,12 @@ pub(super) async fn visit(node: Arc<Node>, mut link: Link) {
             answer(link, move || ToOwner::Jobs(jobs(&asked, &peer))).await;
         }
         Some(ToNode::State { manifest }) => {
-            let _one = node.giving.acquire().await;
+            let _one = leaving::place(&node, &peer, manifest).await;
             let asked = Arc::clone(&node);
             answer(link, move || leaving::state(&asked, &peer, manifest)).await;
         }
         Some(ToNode::Data { manifest, number }) => {
-            let _one = node.giving.acquire().await;
+            let _one = leaving::place(&node, &peer, manifest).await;
             let asked = Arc::clone(&node);
             answer(link, move || leaving::data(&asked, &peer, manifest, number)).await;
         }

@@ -434,13 +434,15 @@ pub async fn states(
 ) -> Result<(Vec<Held>, Vec<ClientError>), ClientError> {
     let (manifest, plan) = ticket.check()?;
     let limits = Limits { idle: limits.idle.min(ANSWER), ..limits.clone() };
-    // A spare that was called to a slot is not asked: nobody but the old nodes could tell who has been.
-    let peers = Peers::of(owner, &manifest, nodes, &limits, false)?;
+    // Whoever moves a job tells its spares too in the end, so that all addresses are needed.
+    let peers = Peers::of(owner, &manifest, nodes, &limits, true)?;
     let words = plan.checkpoints().into_iter().map(|round| plan.live(round).words() as usize).max();
     let limit = KEPT as usize * (8 * words.unwrap_or(0) + 1024) + limits.first_frames;
     let frame = ToNode::State { manifest: manifest.digest() }.encode();
     let mut asked: FuturesUnordered<_> = peers
         .slots()
+        // A spare that was called to a slot is not asked: nobody but the old nodes could tell who has been.
+        .filter(|slot| manifest.node(*slot).is_some())
         .map(async |slot| {
             let (told, found) = peers.ask(slot, &frame, limit).await?;
             let ToOwner::State(told) = told else { return Err(ClientError::Answer { slot, found }) };
