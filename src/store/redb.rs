@@ -1,8 +1,8 @@
 //! A store on disk: one `redb` file for what must never be forgotten, its witness, and files
-//! that only grow for what jobs keep while they run.
+//! that only grow for what jobs keep while they run and for long results.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     io::ErrorKind,
     ops::RangeInclusive,
     path::Path,
@@ -16,6 +16,7 @@ use redb::{
 use super::{
     Held, Job, JobState, Nonce, RESERVE, Store, StoreError,
     entry::{Claim, Entry},
+    files::lock,
     short,
     spool::{Spool, Spools},
     witness::{Witness, private},
@@ -34,6 +35,8 @@ enum Kind {
     // 2 and 4 were what files hold now.
     /// one that was written over
     Part = 3,
+    /// there is one, too long for the table: it is in a file
+    LongRecord = 5,
 }
 
 /// The longest piece. `redb` gives a value that is longer than a page as many pages as the
@@ -42,7 +45,7 @@ enum Kind {
 const PIECE: usize = (64 << 10) - 256;
 
 /// The format of the tables; another number is another release's store.
-const FORMAT: u64 = 5;
+const FORMAT: u64 = 6;
 /// `redb` would take a gigabyte; a node is to stay small.
 const CACHE_BYTES: usize = 8 << 20;
 
@@ -142,9 +145,30 @@ impl RedbStore {
             let rounds = Rounds { next: entry.reserved, reserved: entry.reserved };
             self.running().insert(nonce, rounds);
         }
-        self.spools.look_back(&live.interrupted)?;
+        let over: Vec<Nonce> = over.into_iter().map(|(nonce, _)| nonce).collect();
+        let mut recorded = HashSet::new();
+        for nonce in &over {
+            if self.kept(*nonce, Kind::LongRecord, 0)?.is_some() {
+                recorded.insert(*nonce);
+            }
+        }
+        self.spools.look_back(&live.interrupted, &recorded)?;
+        for nonce in &live.interrupted {
+            if let Some(spool) = self.spools.of(nonce) {
+                *lock(&spool.over) = self.written_over(nonce)?;
+            }
+        }
         // What a process that died between the end of a job and its clearing left.
-        self.write(Durability::None, |txn| over.iter().try_for_each(|(nonce, _)| clear(txn, nonce)))
+        self.write(Durability::None, |txn| over.iter().try_for_each(|nonce| clear(txn, nonce)))
+    }
+
+    /// The parts of a job that are in the table.
+    fn written_over(&self, nonce: &Nonce) -> Result<BTreeSet<u64>, StoreError> {
+        self.read(|txn| {
+            let bulk = txn.open_table(BULK)?;
+            let parts = bulk.range(pieces(nonce, Kind::Part, 0..=u64::MAX))?;
+            Ok(parts.map(|piece| piece.map(|(key, _)| key.value().2)).collect::<Result<_, _>>()?)
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Live> {
@@ -304,7 +328,17 @@ impl Store for RedbStore {
 
     fn finish(&self, nonce: Nonce, record: &[&[u8]]) -> Result<(), StoreError> {
         let end = |entry: &mut Entry| entry.end(&nonce, JobState::Finished);
-        self.change(nonce, end, |txn| put(txn, &nonce, (Kind::Record as u8, 0), record))
+        if record.iter().map(|part| part.len()).sum::<usize>() <= PIECE {
+            return self.change(nonce, end, |txn| put(txn, &nonce, (Kind::Record as u8, 0), record));
+        }
+        // In the table it would be copied and zeroed several times, and never give its pages back.
+        self.must_run(&nonce)?;
+        self.spools.put_record(nonce, record)?;
+        let ended = self.change(nonce, end, |txn| put(txn, &nonce, (Kind::LongRecord as u8, 0), &[]));
+        if ended.is_err() {
+            self.spools.drop_record(&nonce)?;
+        }
+        ended
     }
 
     fn fail(&self, nonce: Nonce, reason: &str) -> Result<(), StoreError> {
@@ -313,7 +347,15 @@ impl Store for RedbStore {
 
     fn record(&self, nonce: Nonce) -> Result<Option<Vec<u8>>, StoreError> {
         self.entry(nonce)?;
-        self.kept(nonce, Kind::Record, 0)
+        if self.kept(nonce, Kind::LongRecord, 0)?.is_none() {
+            return self.kept(nonce, Kind::Record, 0);
+        }
+        match self.spools.record(&nonce)? {
+            Some(record) => Ok(Some(record)),
+            // Dropped since it was asked for.
+            None if self.kept(nonce, Kind::LongRecord, 0)?.is_none() => Ok(None),
+            None => Err(self.damaged(format!("the result of job {} is not whole in {}.jobs", short(&nonce), self.path))),
+        }
     }
 
     fn advance(&self, nonce: Nonce, round: u32) -> Result<(), StoreError> {
@@ -372,20 +414,22 @@ impl Store for RedbStore {
         let spool = self.spool_of_running(&nonce)?;
         let mut files = spool.parts.files();
         self.must_run(&nonce)?;
+        let mut over = lock(&spool.over);
         // Also where a power loss has taken what was written first.
-        if files.has(part) || self.kept(nonce, Kind::Part, part)?.is_some() {
+        if files.has(part) || over.contains(&part) {
+            over.insert(part);
             return self.write(Durability::None, |txn| put(txn, &nonce, (Kind::Part as u8, part), bytes));
         }
         files.put(part, bytes)
     }
 
     fn part(&self, nonce: Nonce, part: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        let spool = self.spool(&nonce)?;
+        let Some(spool) = self.spool(&nonce)? else { return Ok(None) };
         // What was written over is the newer one.
-        match self.kept(nonce, Kind::Part, part)? {
-            Some(bytes) => Ok(Some(bytes)),
-            None => spool.map_or(Ok(None), |spool| spool.parts.files().get(part)),
+        if lock(&spool.over).contains(&part) {
+            return self.kept(nonce, Kind::Part, part);
         }
+        spool.parts.files().get(part)
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -442,7 +486,10 @@ impl Store for RedbStore {
 
     fn drop_record(&self, nonce: Nonce) -> Result<(), StoreError> {
         let over = |entry: &mut Entry| entry.must_be_over(&nonce);
-        self.change(nonce, over, |txn| remove(txn, pieces(&nonce, Kind::Record, 0..=u64::MAX)))
+        self.change(nonce, over, |txn| {
+            [Kind::Record, Kind::LongRecord].into_iter().try_for_each(|kind| remove(txn, pieces(&nonce, kind, 0..=0)))
+        })?;
+        self.spools.drop_record(&nonce)
     }
 }
 

@@ -1,8 +1,8 @@
-//! What the jobs of a store on disk keep while they run, in the directory `store.jobs` beside its file: three
-//! series of files for each job, removed when it is over.
+//! What the jobs of a store on disk keep, in the directory `store.jobs` beside its file: three
+//! series of files for each job while it runs, removed when it is over, and then its result, if that is long.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::{self, DirBuilder},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
@@ -19,6 +19,8 @@ use crate::keys::{hex, sync_parent};
 pub(super) struct Spools {
     dir: PathBuf,
     jobs: Mutex<HashMap<Nonce, Arc<Spool>>>,
+    /// long results
+    records: Mutex<HashMap<Nonce, Arc<Series>>>,
 }
 
 /// One job.
@@ -27,14 +29,17 @@ pub(super) struct Spool {
     pub(super) segments: Series,
     /// those that were not written over: files only grow
     pub(super) parts: Series,
+    /// those that were, and are in the store's own file
+    pub(super) over: Mutex<BTreeSet<u64>>,
     /// of this process alone
     pub(super) log: Series,
 }
 
 impl Spool {
     fn new(dir: &Path, nonce: &Nonce) -> Self {
-        let series = |name: &str, proven| Series::new(dir.join(format!("{}-{name}", hex(nonce))), proven);
-        Self { segments: series("segments", true), parts: series("parts", false), log: series("log", true) }
+        let series = |name, proven| series(dir, nonce, name, proven);
+        let (segments, parts, log) = (series("segments", true), series("parts", false), series("log", true));
+        Self { segments, parts, over: Mutex::default(), log }
     }
 
     fn named(&self, name: &str) -> Option<&Series> {
@@ -48,15 +53,17 @@ impl Spool {
 
 impl Spools {
     pub(super) fn new(store: &str) -> Self {
-        Self { dir: PathBuf::from(format!("{store}.jobs")), jobs: Mutex::default() }
+        Self { dir: PathBuf::from(format!("{store}.jobs")), jobs: Mutex::default(), records: Mutex::default() }
     }
 
-    /// Finds what these jobs have, and removes what others have left. Nobody else has the store open.
-    pub(super) fn look_back(&self, running: &HashSet<Nonce>) -> Result<(), StoreError> {
+    /// Finds what these jobs have, and the long results of those, and removes what others have left. Nobody else
+    /// has the store open.
+    pub(super) fn look_back(&self, running: &HashSet<Nonce>, recorded: &HashSet<Nonce>) -> Result<(), StoreError> {
         let dir = &self.dir;
         make(dir).map_err(|e| disk(dir, &e))?;
         running.iter().for_each(|nonce| self.add(*nonce));
-        let names: HashMap<_, _> = running.iter().map(|nonce| (hex(nonce), *nonce)).collect();
+        recorded.iter().for_each(|nonce| drop(self.record_of(*nonce)));
+        let names: HashMap<_, _> = running.union(recorded).map(|nonce| (hex(nonce), *nonce)).collect();
         // In the order in which they were written.
         let mut found = BTreeMap::new();
         for entry in fs::read_dir(dir).map_err(|e| disk(dir, &e))? {
@@ -68,8 +75,8 @@ impl Spools {
             }
         }
         for ((nonce, series, number), path) in found {
-            let spool = self.of(&nonce);
-            match spool.as_ref().and_then(|spool| spool.named(&series)) {
+            let (spool, record) = (self.of(&nonce), lock(&self.records).get(&nonce).cloned());
+            match spool.as_ref().and_then(|spool| spool.named(&series)).or(record.as_deref().filter(|_| series == RECORD)) {
                 Some(series) => series.files().look_through(number)?,
                 None => fs::remove_file(&path).map_err(|e| disk(&path, &e))?,
             }
@@ -100,6 +107,38 @@ impl Spools {
         }
         Ok(())
     }
+
+    fn record_of(&self, nonce: Nonce) -> Arc<Series> {
+        // Whoever fetches it has the node's receipt, which says what it is.
+        let new = || Arc::new(series(&self.dir, &nonce, RECORD, true));
+        Arc::clone(lock(&self.records).entry(nonce).or_insert_with(new))
+    }
+
+    /// The result is on disk when this returns. It counts once the store's own file says that there is one.
+    pub(super) fn put_record(&self, nonce: Nonce, parts: &[&[u8]]) -> Result<(), StoreError> {
+        let record = self.record_of(nonce);
+        record.files().put(0, parts)?;
+        record.sync()
+    }
+
+    /// A long result; `None` if it is not there, or not whole.
+    pub(super) fn record(&self, nonce: &Nonce) -> Result<Option<Vec<u8>>, StoreError> {
+        let record = lock(&self.records).get(nonce).cloned();
+        record.map_or(Ok(None), |record| record.files().get(0))
+    }
+
+    /// Removes a long result, if there is one.
+    pub(super) fn drop_record(&self, nonce: &Nonce) -> Result<(), StoreError> {
+        let record = lock(&self.records).remove(nonce);
+        record.map_or(Ok(()), |record| record.files().clear())
+    }
+}
+
+/// What the files of a long result are called.
+const RECORD: &str = "record";
+
+fn series(dir: &Path, nonce: &Nonce, name: &str, proven: bool) -> Series {
+    Series::new(dir.join(format!("{}-{name}", hex(nonce))), proven)
 }
 
 /// The job, the series and the number in a file's name, if it is that of such a file.
@@ -107,7 +146,7 @@ fn parse(path: &Path) -> Option<(&str, &str, u32)> {
     let mut words = path.file_name()?.to_str()?.split('-');
     let (job, series, text) = (words.next()?, words.next()?, words.next()?);
     let number: u32 = text.parse().ok()?;
-    let ours = job.len() == 64 && number.to_string() == text && ["segments", "parts", "log"].contains(&series);
+    let ours = job.len() == 64 && number.to_string() == text && ["segments", "parts", "log", RECORD].contains(&series);
     (ours && words.next().is_none()).then_some((job, series, number))
 }
 

@@ -1,7 +1,7 @@
 //! What one process leaves, and the next finds.
 
 use super::*;
-use crate::store::{Held, RedbStore, Store};
+use crate::store::{Held, JobState, RedbStore, Store};
 
 const A: Nonce = [0xaa; 32];
 const B: Nonce = [0xbb; 32];
@@ -96,6 +96,68 @@ fn files_of_jobs_that_are_over_or_gone_are_removed_by_the_next_process() {
     store.finish(A, &[]).unwrap();
     store.forget(A).unwrap();
     assert_eq!(disk.names(), ["A-parts-+1", "notes-parts-1"]);
+}
+
+#[test]
+fn a_long_result_is_a_file_until_it_is_dropped() {
+    let disk = Disk::new();
+    let store = disk.open();
+    let (long, short) = (vec![7; 100_000], vec![8; 1000]);
+    for job in [A, B] {
+        store.begin(job, [0; 32]).unwrap();
+        store.put_part(job, 0, &[b"part"]).unwrap();
+    }
+    store.finish(A, &[&short, &long]).unwrap();
+    store.finish(B, &[&short]).unwrap();
+    store.forget(A).unwrap();
+    let whole = [&short[..], &long].concat();
+    for _ in 0..2 {
+        let again = store.finish(A, &[&long]).unwrap_err();
+        assert!(matches!(again, StoreError::Over { .. }), "{again}");
+        assert!(store.record(A).unwrap().unwrap() == whole && store.record(B).unwrap().unwrap() == short);
+    }
+    drop(store);
+    let store = disk.open();
+    assert_eq!(disk.names(), ["A-record-0"]);
+    assert!(store.record(A).unwrap().unwrap() == whole && store.record(B).unwrap().unwrap() == short);
+    store.drop_record(A).unwrap();
+    assert_eq!((store.record(A).unwrap(), disk.names().len()), (None, 0));
+    drop(store);
+    assert_eq!(disk.open().record(A).unwrap(), None);
+}
+
+#[test]
+fn a_long_result_counts_when_its_job_is_over_and_while_it_is_whole() {
+    let disk = Disk::new();
+    let store = disk.open();
+    for job in [A, B] {
+        store.begin(job, [0; 32]).unwrap();
+    }
+    store.finish(A, &[&[7; 100_000]]).unwrap();
+    drop(store);
+    let file = disk.file(A, "record-0");
+    let whole = fs::read(&file).unwrap();
+    // That of a process that died before it could say that the job is over.
+    fs::copy(&file, disk.file(B, "record-0")).unwrap();
+    let store = disk.open();
+    assert_eq!(disk.names(), ["A-record-0"]);
+    assert_eq!((store.state(B).unwrap(), store.record(B).unwrap()), (Some(JobState::Running), None));
+    store.finish(B, &[&[9; 100_000]]).unwrap();
+    assert!(store.record(B).unwrap().unwrap() == [9; 100_000]);
+    drop(store);
+    for cut in [0, 4, 30, whole.len() - 1] {
+        fs::write(&file, &whole[..cut]).unwrap();
+        let store = disk.open();
+        let error = store.record(A).unwrap_err();
+        assert!(matches!(&error, StoreError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains("store.jobs") && !error.to_string().contains('\n'), "{error}");
+        assert!(store.record(B).unwrap().unwrap() == [9; 100_000]);
+    }
+    fs::remove_file(&file).unwrap();
+    let store = disk.open();
+    assert!(matches!(store.record(A).unwrap_err(), StoreError::Damaged { .. }));
+    store.drop_record(A).unwrap();
+    assert_eq!(store.record(A).unwrap(), None);
 }
 
 #[test]
