@@ -98,6 +98,8 @@ pub struct Line {
     /// what each node gets of masked inputs and of material
     pub input_bytes: u64,
     pub stream_bytes: u64,
+    /// what each node gives its readers, sealed
+    pub result_bytes: u64,
     pub predicted_wall_s: f64,
     pub predicted_bytes_per_node: u64,
     pub predicted_rounds: u64,
@@ -165,6 +167,7 @@ fn compute(
         bytes_per_node: run.bytes(),
         sent_bytes: run.results.agreed.receipts().iter().map(|r| r.sent).sum(),
         rounds: run.results.agreed.rounds(),
+        result_bytes: run.given_back,
         peak_mb: run.usage[3].peak_mb,
         load,
         ..line(work, setting, &run.cost)
@@ -274,6 +277,7 @@ fn line(work: Work, setting: &Setting, cost: &Cost) -> Line {
         check_s: None,
         input_bytes: 8 * cost.input_words,
         stream_bytes: 8 * cost.stream_words,
+        result_bytes: 0,
         predicted_wall_s: cost.seconds(latency, bits),
         predicted_bytes_per_node: cost.sent_bytes,
         predicted_rounds: cost.rounds,

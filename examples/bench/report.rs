@@ -128,15 +128,17 @@ fn table(measured: &[[Vec<Line>; 2]]) -> Result<String, Fault> {
 /// What a job takes beside what it cannot do without, in the same run.
 fn ratios(setting: &Setting, measured: &[[Vec<Line>; 2]], show: &mut dyn FnMut(&Line)) -> Result<String, Fault> {
     let mul = phase(&measured[0][0], "online")?;
-    let wire = measure(Work::Wire(mul.bytes_per_node as usize), setting, show)?;
-    let wire = phase(&wire, "wire")?;
+    // What nodes send online: to each other, and their sealed results.
+    let all = measure(Work::Wire((mul.bytes_per_node + mul.result_bytes) as usize), setting, show)?;
+    let among = measure(Work::Wire(mul.bytes_per_node as usize), setting, show)?;
+    let (all, among) = (phase(&all, "wire")?, phase(&among, "wire")?);
     let matmul = phase(&measured[3][0], "online")?;
     let kernel = f64::from(matmul.nodes) * product_cpu_seconds(1024).ok_or("this system tells no seconds of CPU")?;
     let spdz = Setting { roster: Roster::spdz(3)?, ..setting.clone() };
     let lines = measure(Work::Matmul(512, 512, 512), &spdz, show)?;
     let product = phase(&lines, "online")?;
     let unchecked = product.wall_s - product.check_s.unwrap_or(f64::NAN);
-    let row = |what: &str, found: f64, least: f64, most: f64| {
+    let row = |what: &str, found: f64, least: f64, most: &str| {
         format!("| {what} | {} | {} | {:.2} | {most} |\n", digits(found), digits(least), found / least)
     };
     let cpu = matmul.cpu_s.unwrap_or(f64::NAN);
@@ -146,22 +148,29 @@ fn ratios(setting: &Setting, measured: &[[Vec<Line>; 2]], show: &mut dyn FnMut(&
         row(
             "10^6 integer products, Shamir (4, 1), wall online, to the links alone with as many bytes",
             mul.wall_s,
-            wire.wall_s,
-            3.0,
+            all.wall_s,
+            "3",
+        ),
+        row(
+            "the same, to the links alone without the bytes of the sealed results",
+            mul.wall_s,
+            among.wall_s,
+            "–",
         ),
         row(
             "matrix product 1024³, Shamir (4, 1), CPU of all nodes online, to one product by the kernel for each",
             cpu,
             kernel,
-            1.3,
+            "1.3",
         ),
         row(
             "matrix product 512³, SPDZ (3), wall online, to the same without its checks",
             product.wall_s,
             unchecked,
-            1.15,
+            "1.15",
         ),
-        "\nThe kernels alone, a product of 512³ to one of f64 by `matrixmultiply`, and 10^6 products to 10^6 xor: \
+        "\nOnline, nodes send each other what they open, and then the reader their sealed results, of as many bytes as \
+         the result has shares. The kernels alone, a product of 512³ to one of f64 by `matrixmultiply`, and 10^6 products to 10^6 xor: \
          `cargo bench --bench kernels`, `cargo bench --bench online`.\n"
             .to_owned(),
     ]

@@ -104,8 +104,10 @@ impl Owner {
         let (begun, between) = begun.unwrap_or(stored);
         let (given, after_inputs) = given.unwrap_or((begun, between));
         let results = read(owner, &ticket, &concluded)?;
+        let given_back = concluded.iter().map(|node| node.sealed.iter().map(|share| share.len() as u64).sum());
         Ok(Done {
             results,
+            given_back: given_back.max().unwrap_or(0),
             cost: prepared.plan().cost(),
             offline: begun.as_secs_f64(),
             ahead: (begun - given).as_secs_f64(),
@@ -118,6 +120,9 @@ impl Owner {
 /// A job that is done.
 pub struct Done {
     pub results: Results,
+    /// bytes of sealed results that a node gave to its readers, the most of all
+    #[allow(dead_code, reason = "not every example tells it")]
+    pub given_back: u64,
     /// what was predicted
     pub cost: Cost,
     /// seconds of masking and of giving the inputs to the nodes

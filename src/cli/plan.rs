@@ -104,7 +104,8 @@ pub struct PlanningArgs {
 /// Ways to compare, as flags name them.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ComparisonsArg {
-    /// whichever is faster on the network that is planned for
+    /// whichever is faster on the network that is planned for; in jobs of more than
+    /// a minute by digits, so that a killed process can come back
     Auto,
     /// by digits modulo p
     Digits,
@@ -115,7 +116,8 @@ pub enum ComparisonsArg {
 /// Ways to open, as flags name them.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpeningsArg {
-    /// whichever is faster on the network that is planned for
+    /// whichever is faster on the network that is planned for; in jobs of more than
+    /// a minute all to all, so that a killed process can come back
     Auto,
     /// every node sends its share to every other: one exchange a round
     AllToAll,

@@ -181,7 +181,7 @@ pub(crate) mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::program::{Builder, Comparisons, Openings, Planning, Program, Type, random};
+    use crate::program::{Builder, Comparisons, LONG_JOB, Openings, Planning, Program, Type, random};
     use crate::roster::Roster;
 
     thread_local! {
@@ -251,6 +251,23 @@ pub(crate) mod tests {
         let long = training(100, 600);
         let king = Planning { openings: Openings::King, ..planning() };
         assert!(long.plan_with(Roster::shamir(4, 1).unwrap(), king).unwrap().checkpoints().is_empty());
+    }
+
+    #[test]
+    fn long_jobs_are_planned_so_that_killed_processes_come_back() {
+        let roster = Roster::shamir(4, 1).unwrap();
+        // Kings and packed bits pay where the uplink is thin.
+        let thin = Planning { latency_us: 1_000, bandwidth_kbit: 1_000, ..Planning::default() };
+        let planned = |iterations, planning| {
+            let plan = training(100, iterations).plan_with(roster, planning).unwrap();
+            let seconds = plan.cost().seconds(thin.latency(), thin.bandwidth());
+            (plan.replays(), seconds > LONG_JOB.as_secs_f64())
+        };
+        assert_eq!(planned(2, thin), (false, false));
+        assert_eq!(planned(400, thin), (true, true));
+        for (comparisons, openings) in [(Comparisons::Packed, Openings::Auto), (Comparisons::Auto, Openings::King)] {
+            assert_eq!(planned(400, Planning { comparisons, openings, ..thin }), (false, true), "as it was asked for");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Comparisons {
     /// packed bits where the roster has them and the values are many enough to
-    /// pay for the rounds that they take more, else digits
+    /// pay for the rounds that they take more, else digits; in [long jobs](LONG_JOB) digits
     #[default]
     Auto,
     /// digits of 4 bits modulo p: every roster, fewest rounds
@@ -23,7 +23,7 @@ pub enum Comparisons {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Openings {
     /// by kings in the rounds where the bytes that they save pay for the two more
-    /// exchanges, if together they also pay for the check; else all to all
+    /// exchanges, if together they also pay for the check; else, and in [long jobs](LONG_JOB), all to all
     #[default]
     Auto,
     /// every node sends its share to every other: one exchange
@@ -31,6 +31,11 @@ pub enum Openings {
     /// by kings wherever the roster allows them ([`Roster::king_degree`](crate::roster::Roster::king_degree))
     King,
 }
+
+/// A Shamir job that is predicted to take longer among its nodes is planned so that a node whose process is killed
+/// can come back ([`Plan::replays`](super::plan::Plan::replays)): to begin again would cost more than the bytes that
+/// packed bits and kings save. Whoever forces one of these keeps it.
+pub const LONG_JOB: Duration = Duration::from_secs(60);
 
 /// What a plan is made for. Costs and predictions change with it, results do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +74,19 @@ impl Planning {
     /// Uplink of each node in bits per second.
     pub fn bandwidth(&self) -> f64 {
         f64::from(self.bandwidth_kbit.max(1)) * 1e3
+    }
+
+    /// The same, with what is not forced such that a killed process can come back.
+    pub(super) fn lasting(self) -> Self {
+        let comparisons = match self.comparisons {
+            Comparisons::Auto => Comparisons::Digits,
+            forced => forced,
+        };
+        let openings = match self.openings {
+            Openings::Auto => Openings::AllToAll,
+            forced => forced,
+        };
+        Self { comparisons, openings, ..self }
     }
 
     /// Whether something that takes `rounds` more saves time by so many bytes

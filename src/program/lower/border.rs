@@ -114,7 +114,7 @@ impl Program {
     /// # Errors
     /// As [`Program::plan_with`].
     pub fn departure(&self, roster: Roster, planning: Planning, round: usize) -> Result<Option<Departure>, PlanError> {
-        let (plan, watch) = lower(self, roster, planning, Some(Watch::default()))?;
+        let (plan, watch) = lower(self, roster, planning, true)?;
         let (watch, makers) = (watch.unwrap_or_default(), Makers::of(&plan, round));
         let borders = 0..watch.passed.len();
         let local = borders.clone().rev().find_map(|at| self.leave(&watch, at, &makers, false));

@@ -23,7 +23,7 @@ use super::octaves::{ERROR_BITS, SLOPE_BITS};
 use super::plan::{
     Bit, Declaration, InputPlan, MaskRef, Material, MaterialId, OutputPlan, Part, Plan, Prim, Pub, Reg, Sec,
 };
-use super::planning::{Comparisons, Openings, Planning};
+use super::planning::{Comparisons, LONG_JOB, Openings, Planning};
 use super::tail::Border;
 use crate::field::Fp61;
 use crate::roster::{Degree, Roster, Scheme};
@@ -112,12 +112,30 @@ impl Program {
         if planning.openings == Openings::King && roster.king_degree().is_none() {
             return Err(PlanError::King { roster });
         }
-        Ok(lower(self, roster, planning, None)?.0)
+        Ok(lower(self, roster, planning, false)?.0)
     }
 }
 
 /// The plan, and what was watched of its borders, if that was asked for.
 fn lower(
+    program: &Program,
+    roster: Roster,
+    planning: Planning,
+    watched: bool,
+) -> Result<(Plan, Option<Watch>), PlanError> {
+    let lower = |planning| lower_once(program, roster, planning, watched.then(Watch::default));
+    let lowered = lower(planning)?;
+    let seconds = || lowered.0.cost().seconds(planning.latency(), planning.bandwidth());
+    if roster.scheme() == Scheme::Shamir && !lowered.0.replays() && seconds() > LONG_JOB.as_secs_f64() {
+        // Not where what is forced is enough to end the job, or where the plan grows too long by it.
+        if let Some(lasting) = lower(planning.lasting()).ok().filter(|(plan, _)| plan.replays()) {
+            return Ok(lasting);
+        }
+    }
+    Ok(lowered)
+}
+
+fn lower_once(
     program: &Program,
     roster: Roster,
     planning: Planning,
