@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::extend::Taking;
-use super::session::{Action, Event, Timer};
+use super::session::{Action, Event, Means, Timer};
 use super::setup::Keep;
-use super::spare::{Actor, Means};
+use super::spare::Actor;
 use super::wire::{Peer, ToNode};
 use super::{Again, Kept, Takes};
 use crate::backend::{Choice, Devices};

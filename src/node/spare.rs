@@ -4,76 +4,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::replace::{Note, Replacement};
-use super::session::{Action, Event, LINGER, Session, Setup, Timer};
+use super::session::{Action, Event, LINGER, Means, Session, Timer};
 use super::setup::Keep;
 use super::wire::{Move, Peer, SubsetKeys, one_line};
 use super::{Kept, Parties, upload};
-use crate::backend::Devices;
-use crate::entropy::Entropy;
 use crate::job::{Duty, Reserve};
-use crate::keys::SecretKey;
 use crate::prg::PrgKey;
 use crate::roster::{Slot, Subset};
 use crate::sharing::{KeyHash, SlotKeys};
-use crate::store::Store;
-
-/// What an agent needs for any of its jobs.
-pub(super) struct Means {
-    pub(super) key: Arc<SecretKey>,
-    pub(super) store: Arc<dyn Store>,
-    pub(super) entropy: Entropy,
-    pub(super) devices: Arc<Devices>,
-    pub(super) deadline: Duration,
-    pub(super) patience: Duration,
-    pub(super) replace_after: Duration,
-    /// whether what the job can be taken up by is kept
-    pub(super) recovery: bool,
-    /// before which rounds the party's state is kept
-    pub(super) checkpoints: Vec<usize>,
-    /// where the agents can be dialled, nodes first
-    pub(super) addresses: Vec<String>,
-    /// when the job was accepted, in unix seconds
-    pub(super) accepted: u64,
-    /// how long from now its owner may deal more attempts
-    pub(super) expires: Duration,
-}
-
-impl Means {
-    fn session(self, assigned: crate::job::Assigned, replacement: Replacement) -> Session {
-        let Self {
-            key,
-            store,
-            entropy,
-            devices,
-            deadline,
-            patience,
-            replace_after,
-            recovery,
-            checkpoints,
-            addresses,
-            expires,
-            ..
-        } = self;
-        Session::new(Setup {
-            assigned,
-            addresses,
-            key,
-            store,
-            entropy,
-            devices,
-            deadline,
-            patience,
-            recovery,
-            checkpoints,
-            replace_after,
-            replacement,
-            expires,
-        })
-    }
-}
 
 /// One agent's side of one job.
 pub(super) enum Actor {
@@ -89,7 +29,7 @@ impl Actor {
     pub(super) fn new(duty: Duty, means: Means) -> Self {
         let replacement = Replacement::new(duty.manifest(), duty.agent());
         match duty {
-            Duty::Node(assigned) => Self::Session(Box::new(means.session(assigned, replacement))),
+            Duty::Node(assigned) => Self::Session(Box::new(Session::new(assigned, means, replacement))),
             Duty::Spare(reserve) => Self::Spare(Box::new(Spare::new(reserve, means, replacement))),
         }
     }
@@ -383,7 +323,7 @@ impl Spare {
             Ok(assigned) => {
                 let links = self.replacement.linked().collect();
                 let Self { means, replacement, .. } = *self;
-                Ok((means.session(assigned, replacement), links))
+                Ok((Session::new(assigned, means, replacement), links))
             }
             Err(reason) => Err((self, reason)),
         }

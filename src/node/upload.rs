@@ -10,10 +10,10 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::session::Event;
+use super::session::{Event, Means};
 use super::setup::Keep;
 use super::shell::{self, Letter, Shell};
-use super::spare::{Actor, Means};
+use super::spare::Actor;
 use super::visit::Answering;
 use super::wire::{ADDRESS_LIMIT, ToNode, ToOwner, UPLOAD_LIMIT};
 use super::{Node, Running, Status, Takes, lock, short};
