@@ -2,14 +2,17 @@
 //! whom, what lies on a disk, and what is sent again.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use super::case::case_of;
+use super::disk::places;
+use super::network::frame;
 use super::*;
-use crate::node::checkpoints::KEPT;
-use crate::node::wire::Offer;
+use crate::engine::frame::Kind;
+use crate::node::wire::{Offer, Peer};
 use crate::program::eager;
 
-const VICTIM: Slot = Slot(2);
 const LIAR: Slot = Slot(3);
 
 fn three_nodes() -> Case {
@@ -24,13 +27,6 @@ fn with_a_crash(at: u64) -> Chaos {
 /// All frames of a kind of which no mask depends.
 fn is_bare(kind: Kind) -> bool {
     matches!(kind, Kind::Agree | Kind::Segment)
-}
-
-fn frame(bytes: &[u8]) -> Option<Frame> {
-    match Peer::decode(bytes) {
-        Some(Peer::Frame(frame)) => Some(Frame::decode(frame).unwrap()),
-        _ => None,
-    }
 }
 
 fn offer(bytes: &[u8]) -> Option<(bool, Offer)> {
@@ -186,12 +182,6 @@ fn outlived(damage: Damage) -> Tally {
     })
 }
 
-fn places(keep: &Keep) -> Vec<(u64, Vec<u8>)> {
-    let mut held: Vec<_> = (0..KEPT).filter_map(|place| Some((place, keep.checkpoint(place).unwrap()?))).collect();
-    held.sort_by_key(|(_, bytes)| u32::from_le_bytes(bytes[1..5].try_into().unwrap()));
-    held
-}
-
 #[test]
 fn a_checkpoint_that_was_changed_on_disk_is_not_offered() {
     let flip: Damage = |keep, _| {
@@ -238,10 +228,7 @@ type Step<'s> = (&'s dyn Fn() -> bool, &'s mut dyn FnMut(&mut World<'_>));
 /// The same of several things, one after another; how many were done.
 fn in_turn(world: &mut World<'_>, steps: &mut [Step<'_>]) -> usize {
     let mut done = 0;
-    while let Some(((at, _), happening)) = world.queue.pop_first() {
-        assert!(at < FOREVER, "the job hangs: {:?}", world.state());
-        world.now = at;
-        world.happen(happening);
+    while world.goes_on() {
         if let Some((when, what)) = steps.get_mut(done)
             && when()
         {
@@ -498,7 +485,7 @@ fn segments_of_attempts_that_are_over_are_dropped() {
     eager(|| {
         let mut case = two_attempts();
         let chaos = with_an_owner(&case, &[(2 * PATIENCE, 3); 3]);
-        let (nonce, each) = (case.job.manifest().manifest().nonce, case.job.manifest().stream().segments());
+        let (nonce, each) = (case.nonce(), case.job.manifest().stream().segments());
         let mut world = World::new(&mut case, 1, chaos);
         let attempts = Rc::new(RefCell::new(BTreeSet::new()));
         let seen = Rc::clone(&attempts);
