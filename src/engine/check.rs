@@ -1,4 +1,4 @@
-//! What is owed to a check, and the proof that it passed.
+//! What is owed to a check, its exchanges, and the proof that it passed.
 //!
 //! SPDZ opens words whose MACs nobody has looked at yet. Each is kept here
 //! until the check: fresh coefficients, one σ a node, committed before any is
@@ -6,11 +6,16 @@
 //! eprint 2012/642; the matrix terms are derived in `docs/protocols.md`).
 //! Shamir's openings carry their redundancy and owe nothing.
 
+use std::mem::take;
+
+use super::frame::{Body, Kind};
+use super::{Action, EPOCH, Engine, EngineError, Own, Record, Step, VIEW, all_equal, digest};
 use crate::backend::{Backend, BackendError};
 use crate::field::Fp61;
 use crate::prg::{Address, Domain};
+use crate::roster::Slot;
 use crate::sharing::{MaskedMatrix, Shamir, Sharing, Spdz, Words};
-use crate::transcript::Coin;
+use crate::transcript::{CheckPoint, Coin, Commitment, Opened, Purpose};
 
 /// The proof that everything opened so far has been verified and that all
 /// nodes hold the same transcript. Only a passed check makes one, and nothing
@@ -100,5 +105,140 @@ impl<B: Backend> Verify for Spdz<B> {
             sigma += self.sigma_matrix(&product, &u, &v)?;
         }
         Ok(sigma)
+    }
+}
+
+/// The exchanges of a check: of MACs in SPDZ (eprint 2012/642, section 3: commit, then
+/// open), of what kings opened in Shamir.
+impl<S: Verify> Engine<S> {
+    pub(super) fn begin_check(&mut self, out: &mut Vec<Action>) -> Step<()> {
+        let body = Body::Digest(self.transcript.digest());
+        self.exchange(Kind::Freeze, body, Own::Nothing, None, out)
+    }
+
+    /// An exchange of a check is complete.
+    pub(super) fn checked(
+        &mut self,
+        (kind, own, said): (Kind, Own<S>, &Body),
+        bodies: &[(Slot, Body)],
+        out: &mut Vec<Action>,
+    ) -> Step<()> {
+        match kind {
+            Kind::Freeze => {
+                all_equal(kind, said, bodies)?;
+                let point = CheckPoint {
+                    manifest: self.manifest,
+                    epoch: EPOCH,
+                    view: VIEW,
+                    check: self.checks,
+                    transcript: self.transcript.digest(),
+                };
+                self.commit(Kind::CoinCommit, point, Purpose::Coin, &[], out)
+            }
+            Kind::CoinCommit => self.open_commitment(Kind::CoinOpen, own, said, bodies, None, out),
+            Kind::CoinOpen => {
+                let Own::Opened { point, commitments } = own else { unreachable!("set by open_commitment") };
+                let opened = self.verify_openings(Purpose::Coin, &point, &commitments, said, bodies)?;
+                let coin = Coin::toss(&point, self.roster().nodes(), &opened)?;
+                let body = Body::Digest(coin.digest());
+                self.exchange(Kind::CoinAgree, body, Own::Tossed { point, coin }, None, out)
+            }
+            Kind::CoinAgree => {
+                all_equal(kind, said, bodies)?;
+                let Own::Tossed { point, coin } = own else { unreachable!("set with the coin") };
+                self.transcript.absorb_coins(self.checks, &coin);
+                if !S::OWES {
+                    return self.combine(&coin, out);
+                }
+                let sigma = self.machine.sharing.sigma_of(&take(&mut self.owed), &coin)?;
+                self.commit(Kind::SigmaCommit, point, Purpose::Sigma, &sigma.word().to_le_bytes(), out)
+            }
+            Kind::SigmaCommit => {
+                let record = Record::CheckOpened { check: self.checks };
+                self.open_commitment(Kind::SigmaOpen, own, said, bodies, Some(record), out)
+            }
+            Kind::SigmaOpen => {
+                let Own::Opened { point, commitments } = own else { unreachable!("set by open_commitment") };
+                let opened = self.verify_openings(Purpose::Sigma, &point, &commitments, said, bodies)?;
+                let mut sum = Fp61::ZERO;
+                for o in &opened {
+                    let words = crate::field::slice::decode_words(o.payload())
+                        .map_err(|source| EngineError::Frame { from: o.sender(), source: source.into() })?;
+                    sum += words.into_iter().sum();
+                }
+                // Both are public by now; nothing secret decides.
+                if sum != Fp61::ZERO {
+                    return Err(EngineError::CheckFailed { check: self.checks });
+                }
+                self.check_passed(out)
+            }
+            Kind::Passed => {
+                all_equal(kind, said, bodies)?;
+                self.checks += 1;
+                if self.ending { self.done(out) } else { self.begin_round(out) }
+            }
+            _ => unreachable!("not an exchange of a check"),
+        }
+    }
+
+    fn commit(
+        &mut self,
+        kind: Kind,
+        point: CheckPoint,
+        purpose: Purpose,
+        payload: &[u8],
+        out: &mut Vec<Action>,
+    ) -> Step<()> {
+        let mut nonce = [0; 32];
+        self.rng.fill_bytes(&mut nonce);
+        let (commitment, opening) = Commitment::commit(&point, purpose, self.slot(), nonce, payload);
+        self.exchange(kind, Body::Digest(commitment.to_bytes()), Own::Commit { point, opening }, None, out)
+    }
+
+    /// The check passed here; it counts once all nodes say so. What was sent for it is without
+    /// danger from now on, and whoever says so can go on from here: both are on disk first.
+    pub(super) fn check_passed(&mut self, out: &mut Vec<Action>) -> Step<()> {
+        self.transcript.absorb_check(self.checks, true);
+        self.checkpoint_behind_check(out)?;
+        let body = Body::Digest(self.transcript.digest());
+        let record = Record::CheckPassed { check: self.checks };
+        self.exchange(Kind::Passed, body, Own::Nothing, Some(record), out)
+    }
+
+    /// All commitments are held: only now is the own one opened.
+    fn open_commitment(
+        &mut self,
+        kind: Kind,
+        own: Own<S>,
+        own_commitment: &Body,
+        bodies: &[(Slot, Body)],
+        record: Option<Record>,
+        out: &mut Vec<Action>,
+    ) -> Step<()> {
+        let Own::Commit { point, opening } = own else { unreachable!("set by commit") };
+        let mut commitments = Vec::with_capacity(bodies.len() + 1);
+        for slot in self.roster().slots() {
+            let body = bodies.iter().find(|(from, _)| *from == slot).map_or(own_commitment, |(_, body)| body);
+            commitments.push(Commitment::from_bytes(*digest(body)));
+        }
+        self.exchange(kind, Body::Opening(opening), Own::Opened { point, commitments }, record, out)
+    }
+
+    /// Every opening must fit its sender's commitment.
+    fn verify_openings(
+        &self,
+        purpose: Purpose,
+        point: &CheckPoint,
+        commitments: &[Commitment],
+        own: &Body,
+        bodies: &[(Slot, Body)],
+    ) -> Step<Vec<Opened>> {
+        let mut opened = Vec::with_capacity(commitments.len());
+        for (slot, commitment) in self.roster().slots().zip(commitments) {
+            let body = bodies.iter().find(|(from, _)| *from == slot).map_or(own, |(_, body)| body);
+            let Body::Opening(opening) = body else { unreachable!("decoded by kind") };
+            opened.push(commitment.verify(point, purpose, slot, opening)?);
+        }
+        Ok(opened)
     }
 }
