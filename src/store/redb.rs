@@ -354,7 +354,9 @@ impl Store for RedbStore {
             Some(record) => Ok(Some(record)),
             // Dropped since it was asked for.
             None if self.kept(nonce, Kind::LongRecord, 0)?.is_none() => Ok(None),
-            None => Err(self.damaged(format!("the result of job {} is not whole in {}.jobs", short(&nonce), self.path))),
+            None => {
+                Err(self.damaged(format!("the result of job {} is not whole in {}.jobs", short(&nonce), self.path)))
+            }
         }
     }
 

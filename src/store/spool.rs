@@ -76,7 +76,11 @@ impl Spools {
         }
         for ((nonce, series, number), path) in found {
             let (spool, record) = (self.of(&nonce), lock(&self.records).get(&nonce).cloned());
-            match spool.as_ref().and_then(|spool| spool.named(&series)).or(record.as_deref().filter(|_| series == RECORD)) {
+            match spool
+                .as_ref()
+                .and_then(|spool| spool.named(&series))
+                .or(record.as_deref().filter(|_| series == RECORD))
+            {
                 Some(series) => series.files().look_through(number)?,
                 None => fs::remove_file(&path).map_err(|e| disk(&path, &e))?,
             }
