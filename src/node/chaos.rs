@@ -28,7 +28,7 @@ use self::judge::CAUSES;
 use self::ledger::Ledger;
 use self::misfortune::misfortune;
 use super::Takes;
-use super::session::Timer;
+use super::session::{Event, Timer};
 use super::setup::Keep;
 use super::spare::Actor;
 use crate::backend::Devices;
@@ -294,6 +294,39 @@ fn much_chaos_never_changes_a_message_nor_a_result() {
 fn spares_take_over_in_chaos_and_say_the_same() {
     let sum = chaos(cases_with_spares(), 500, 1);
     assert!(sum.done > 300 && sum.kills > 300 && sum.called > 50, "{sum:?}");
+}
+
+/// Between the moment in which readers have it and the one in which the disk has it.
+#[test]
+fn a_result_that_was_told_is_stored_whatever_comes_but_a_stop_or_a_kill() {
+    let mut case = case("SPDZ", Roster::spdz(3).unwrap(), 0, 0, 0);
+    let events: [(&str, fn() -> Option<Event>, bool); 6] = [
+        ("nothing", || None, true),
+        ("a link that ends", || Some(Event::Lost { peer: Slot(1), reason: "cut".to_owned() }), true),
+        ("a peer that fails", || Some(Event::Unreachable { peer: Slot(1), reason: "gone".to_owned() }), true),
+        ("a deadline", || Some(Event::Timer(Timer::Patience)), true),
+        ("a shutdown", || Some(Event::Leave), true),
+        ("its owner", || Some(Event::Stop("cancelled".to_owned())), false),
+    ];
+    for (what, event, stored) in events {
+        let nonce = case.nonce();
+        let mut world = World::new(&mut case, 0, Chaos::default());
+        while world.nodes[VICTIM.index()].told.is_none() {
+            assert!(world.goes_on());
+        }
+        let store = Arc::clone(&world.nodes[VICTIM.index()].store);
+        assert_eq!(store.state(nonce).unwrap(), Some(JobState::Running), "{what}: told first");
+        if let Some(event) = event() {
+            world.step(VICTIM, event);
+        }
+        while world.nodes[VICTIM.index()].ended.is_none() {
+            assert!(world.goes_on(), "{what}");
+        }
+        let ended = world.nodes[VICTIM.index()].ended.clone().unwrap();
+        assert_eq!(ended.is_ok(), stored, "{what}: {ended:?}");
+        assert_eq!(store.record(nonce).unwrap().is_some(), stored, "{what}");
+        assert_eq!(store.state(nonce).unwrap() == Some(JobState::Finished), stored, "{what}");
+    }
 }
 
 #[test]

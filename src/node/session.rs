@@ -122,6 +122,8 @@ pub(super) enum Timer {
     Linger,
     /// making the log durable
     Durable,
+    /// storing a result that readers have been told
+    Store,
     /// nodes that are away
     Replace,
     /// an owner that deals more attempts
@@ -396,19 +398,12 @@ impl Session {
 
     /// Whether [`Session::work`] comes before the next event.
     pub(super) fn prepares(&self) -> bool {
-        self.expanding || self.used_up || self.unwritten.is_some() || self.unstored.is_some()
+        self.expanding || self.used_up || self.unwritten.is_some()
     }
 
     /// A piece of work that needs no event, while there is none: expands what later
     /// rounds draw. `None` if there is nothing to do.
     pub(super) fn work(&mut self) -> Option<Vec<Action>> {
-        if let Some(concluded) = self.unstored.take() {
-            if let Err(Failed(reason)) = self.store_result(concluded) {
-                self.fail(&reason);
-            }
-            self.close_if_alone();
-            return Some(std::mem::take(&mut self.out));
-        }
         // Once the end has been told: removing them takes some milliseconds.
         if std::mem::take(&mut self.used_up) {
             // The result stands; a disk that keeps them is its operator's matter.
@@ -449,7 +444,10 @@ impl Session {
                 self.of_agent(event)
             }
             Event::Timer(timer) => self.timer(timer),
-            Event::Stop(reason) if self.phase == Phase::Running => Err(Failed(reason)),
+            Event::Stop(reason) if self.phase == Phase::Running => {
+                self.unstored = None;
+                Err(Failed(reason))
+            }
             Event::Leave if self.phase == Phase::Running => self.leave(),
             // What comes after the end is of no use.
             Event::Inputs(_) | Event::Stop(_) | Event::Leave => Ok(()),
@@ -462,6 +460,8 @@ impl Session {
 
     fn timer(&mut self, timer: Timer) -> Step {
         match (timer, self.phase) {
+            (Timer::Store, _) => self.unstored.take().map_or(Ok(()), |concluded| self.store_result(concluded)),
+            (_, Phase::Running) if self.unstored.is_some() => Ok(()),
             (Timer::Start, Phase::Running) => self.start_soon(),
             (Timer::StartPatience, Phase::Running) => self.start_late(),
             (Timer::Exchange, Phase::Running) => {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Action, Failed, LINGER, Other, Phase, Session, Step, Timer};
 use crate::engine::Outcome;
@@ -10,12 +11,15 @@ use crate::job::Concluded;
 use crate::node::wire::{Peer, one_line};
 use crate::node::{Kept, Parties};
 
+/// How long a result that readers have been told waits for the disk.
+const STORED_WITHIN: Duration = Duration::from_millis(100);
+
 impl Session {
     /// Seals and signs.
     ///
     /// A result that a later process could make again, with another seal, is stored before
-    /// anybody has it: a node signs one receipt. Otherwise readers need not wait for the disk: a
-    /// process that dies meanwhile leaves a job that failed here.
+    /// anybody has it: a node signs one receipt. Otherwise readers who wait have it first, and the processors
+    /// while they take it: a process that dies meanwhile leaves a job that failed here.
     pub(super) fn done(&mut self, mut outcome: Outcome) -> Step {
         outcome.blamed.extend(&self.liars);
         let public = self.key.public();
@@ -27,6 +31,7 @@ impl Session {
         }
         self.out.push(Action::Concluded(Arc::clone(&concluded)));
         self.unstored = Some(concluded);
+        self.arm(Timer::Store, STORED_WITHIN);
         Ok(())
     }
 
@@ -50,6 +55,9 @@ impl Session {
 
     /// Leaves the job to the node's next process. To the others this one is absent.
     pub(super) fn leave(&mut self) -> Step {
+        if let Some(concluded) = self.unstored.take() {
+            return self.store_result(concluded);
+        }
         let left = match self.has_attempts() {
             true => self.is_loaded(),
             false => self.keeps && self.party.is_some() && self.headers >= self.segments(),
@@ -65,6 +73,13 @@ impl Session {
     }
 
     pub(super) fn fail(&mut self, reason: &str) {
+        if let Some(concluded) = self.unstored.take() {
+            // Readers have it. What went wrong since is no matter of this job's.
+            match self.store_result(concluded) {
+                Ok(()) => return tracing::warn!(reason, "after the end of a job"),
+                Err(Failed(reason)) => return self.fail(&reason),
+            }
+        }
         if self.phase != Phase::Running {
             // The result stands; whoever still needs this node will do without.
             tracing::warn!(reason, "after the end of a job");
