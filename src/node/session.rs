@@ -248,6 +248,8 @@ pub(super) struct Session {
     unwritten: Option<Box<Checkpoint>>,
     /// a result that readers have been told of before the disk
     unstored: Option<Arc<Concluded>>,
+    /// the party is done, and holds more than it needs for others
+    tired: bool,
     /// the result is stored, and the segments are not dropped yet
     used_up: bool,
     /// this process has begun at one
@@ -347,6 +349,7 @@ impl Session {
             checkpoint_before: checkpoints,
             unwritten: None,
             unstored: None,
+            tired: false,
             used_up: false,
             #[cfg(test)]
             restored: false,
@@ -398,13 +401,20 @@ impl Session {
 
     /// Whether [`Session::work`] comes before the next event.
     pub(super) fn prepares(&self) -> bool {
-        self.expanding || self.used_up || self.unwritten.is_some()
+        self.expanding || self.tired || self.used_up || self.unwritten.is_some()
     }
 
     /// A piece of work that needs no event, while there is none: expands what later
     /// rounds draw. `None` if there is nothing to do.
     pub(super) fn work(&mut self) -> Option<Vec<Action>> {
-        // Once the end has been told: removing them takes some milliseconds.
+        // Once the end has been told: it may wait long for others.
+        if std::mem::take(&mut self.tired) {
+            if let Some(party) = &mut self.party {
+                party.rest();
+            }
+            return Some(Vec::new());
+        }
+        // The same: removing them takes some milliseconds.
         if std::mem::take(&mut self.used_up) {
             // The result stands; a disk that keeps them is its operator's matter.
             if let Err(error) = self.store.drop_segments_below(self.nonce, u32::MAX) {

@@ -26,6 +26,7 @@ impl Session {
         let mut rng = self.entropy.generator(&[b"seal", &self.manifest.digest(), public.identity()])?;
         let traffic = (self.sent, self.received);
         let concluded = Arc::new(self.conclusion.conclude(outcome, &self.key, traffic, &mut *rng)?);
+        self.tired = true;
         if self.keeps || self.has_attempts() {
             return self.store_result(concluded);
         }
@@ -37,10 +38,6 @@ impl Session {
 
     /// From here on readers can fetch, whatever becomes of this process.
     pub(super) fn store_result(&mut self, concluded: Arc<Concluded>) -> Step {
-        // It may wait long for others.
-        if let Some(party) = &mut self.party {
-            party.rest();
-        }
         let record = Kept::parts(&Parties::of(&self.manifest), &concluded);
         self.store.finish(self.nonce, &record.iter().map(|part| &part[..]).collect::<Vec<_>>())?;
         drop(record);
