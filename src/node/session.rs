@@ -407,14 +407,12 @@ impl Session {
     /// A piece of work that needs no event, while there is none: expands what later
     /// rounds draw. `None` if there is nothing to do.
     pub(super) fn work(&mut self) -> Option<Vec<Action>> {
-        // Once the end has been told: it may wait long for others.
+        // Once the result has been told.
         if std::mem::take(&mut self.tired) {
-            if let Some(party) = &mut self.party {
-                party.rest();
-            }
+            self.rest();
             return Some(Vec::new());
         }
-        // The same: removing them takes some milliseconds.
+        // Once the end has been told: removing them takes some milliseconds.
         if std::mem::take(&mut self.used_up) {
             // The result stands; a disk that keeps them is its operator's matter.
             if let Err(error) = self.store.drop_segments_below(self.nonce, u32::MAX) {
@@ -454,10 +452,7 @@ impl Session {
                 self.of_agent(event)
             }
             Event::Timer(timer) => self.timer(timer),
-            Event::Stop(reason) if self.phase == Phase::Running => {
-                self.unstored = None;
-                Err(Failed(reason))
-            }
+            Event::Stop(reason) if self.phase == Phase::Running => Err(Failed(reason)),
             Event::Leave if self.phase == Phase::Running => self.leave(),
             // What comes after the end is of no use.
             Event::Inputs(_) | Event::Stop(_) | Event::Leave => Ok(()),
@@ -471,7 +466,7 @@ impl Session {
     fn timer(&mut self, timer: Timer) -> Step {
         match (timer, self.phase) {
             (Timer::Store, _) => self.unstored.take().map_or(Ok(()), |concluded| self.store_result(concluded)),
-            (_, Phase::Running) if self.unstored.is_some() => Ok(()),
+            (Timer::Exchange | Timer::Patience, _) if self.unstored.is_some() => Ok(()),
             (Timer::Start, Phase::Running) => self.start_soon(),
             (Timer::StartPatience, Phase::Running) => self.start_late(),
             (Timer::Exchange, Phase::Running) => {

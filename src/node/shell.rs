@@ -205,6 +205,8 @@ impl Driver {
             }
             Action::Concluded(concluded) => {
                 drop(self.job.concluded.set(concluded));
+                // The reader may send the next job before the disk has this one.
+                drop(self.place.take());
                 // Whoever waits looks again.
                 self.job.status.send_modify(|_| {});
             }

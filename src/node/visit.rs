@@ -13,7 +13,7 @@ use super::{Kept, Node, Over, Parties, Running, Status, extend, leaving, lock, s
 use crate::keys::hex;
 use crate::net::link::{Link, Receiver, Sender};
 use crate::net::{NetError, PROTOCOL_VERSION};
-use crate::store::JobState;
+use crate::store::{JobState, StoreError};
 
 /// Serves one link to its end.
 pub(super) async fn visit(node: Arc<Node>, mut link: Link) {
@@ -297,7 +297,7 @@ fn result(node: &Node, peer: &[u8; 32], manifest: &[u8; 32]) -> ToOwner {
         Some(over) => (over.nonce, over.parties.clone()),
         None => return unknown(),
     };
-    let disk = |error: crate::store::StoreError| {
+    let disk = |error: StoreError| {
         tracing::error!(%error, "a result could not be read");
         ToOwner::Refused("this node cannot read its store: see its log".to_owned())
     };
@@ -307,6 +307,10 @@ fn result(node: &Node, peer: &[u8; 32], manifest: &[u8; 32]) -> ToOwner {
         Some(parties) => parties.0.contains(peer),
         None => node.config.allow.identity(peer),
     };
+    let not_kept = || {
+        let reason = "the job is done, but this node does not keep its result any more";
+        if may(parties.as_ref()) { ToOwner::Failed(reason.to_owned()) } else { unknown() }
+    };
     match node.config.store.state(nonce) {
         Ok(Some(JobState::Finished)) => {
             match node.config.store.record(nonce).map(|r| r.map(|r| postcard::from_bytes(&r))) {
@@ -315,9 +319,10 @@ fn result(node: &Node, peer: &[u8; 32], manifest: &[u8; 32]) -> ToOwner {
                 }
                 Ok(Some(Ok(Kept { parties, concluded }))) if may(Some(&parties)) => ToOwner::Concluded(concluded),
                 Ok(Some(Ok(_))) => unknown(),
-                Ok(Some(Err(_)) | None) => {
-                    let reason = "the job is done, but this node does not keep its result any more";
-                    if may(parties.as_ref()) { ToOwner::Failed(reason.to_owned()) } else { unknown() }
+                Ok(Some(Err(_)) | None) => not_kept(),
+                Err(error @ StoreError::RecordLost { .. }) => {
+                    let _in_the_log = disk(error);
+                    not_kept()
                 }
                 Err(error) => disk(error),
             }

@@ -17,7 +17,8 @@ use crate::tensor::Dims;
 use crate::transcript::SEGMENT_WORDS;
 
 // What a prediction assumes of a node: about two cores of a 2020s server.
-// Stated, and the same on every machine; they were fitted to
+// Stated, and the same on every machine, since plans of long jobs hang on them (another number is
+// another plan, which nodes of another release refuse); they were fitted to
 // `cargo bench --bench kernels`, to the phase `ahead` of `bench mul:1000000`,
 // to `bench wire:24000000`, and to `bench mul:1000`, `logreg:10` and
 // `mul:1000000` (`cargo run --release --example bench -- WORK --repeat 5`).
@@ -365,7 +366,11 @@ impl fmt::Display for Report<'_> {
             Scheme::Spdz => "private and correct if one of them is honest, but any of them can stop it".to_owned(),
         };
         writeln!(f, "{roster}: {} nodes; {stands}", roster.nodes())?;
-        let again = if plan.replays() { "can be started again in mid-job" } else { "ends the job" };
+        let again = match (plan.replays(), roster.scheme()) {
+            (true, _) => "can be started again in mid-job",
+            (false, Scheme::Shamir) => "ends the job (by digits and all to all it would not)",
+            (false, Scheme::Spdz) => "ends the job",
+        };
         match plan.spare() {
             0 => writeln!(f, "waits for every node that is lost; one whose process is killed {again}")?,
             spare => writeln!(f, "goes on without up to {spare} lost nodes; one whose process is killed {again}")?,

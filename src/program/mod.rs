@@ -44,7 +44,7 @@ pub use dry_run::{DryRun, MAX_DRY_ELEMENTS, Seen};
 pub use error::ProgramError;
 pub use graph::{MAX_DEPTH, Signature, Type};
 pub use lower::{Departing, Departure, MAX_PRIMS, PlanError};
-pub use planning::{Comparisons, LONG_JOB, Openings, Planning};
+pub use planning::{Comparisons, LASTING_COST, LONG_JOB, Openings, Planning};
 pub use serial::{MAX_BYTES, Program};
 pub use tail::{Border, Crossing, Tail};
 pub use types::{BOUND, DEFAULT_FRAC, MAX_FRAC};

@@ -33,9 +33,11 @@ pub enum Openings {
 }
 
 /// A Shamir job that is predicted to take longer among its nodes is planned so that a node whose process is killed
-/// can come back ([`Plan::replays`](super::plan::Plan::replays)): to begin again would cost more than the bytes that
-/// packed bits and kings save. Whoever forces one of these keeps it.
+/// can come back ([`Plan::replays`](super::plan::Plan::replays)), without packed bits and kings, if that is predicted to
+/// take at most [`LASTING_COST`] times as long, with the sending of inputs and material. Whoever forces one of these keeps it.
 pub const LONG_JOB: Duration = Duration::from_secs(60);
+/// So many times the time of a job may be spent on that. Where material is what costs, as in many comparisons, to begin again is cheaper.
+pub const LASTING_COST: f64 = 3.0;
 
 /// What a plan is made for. Costs and predictions change with it, results do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,15 +1,15 @@
 //! Files that only grow: what a job keeps while it runs, appended as it comes.
 //!
 //! It is many times what a node must never forget, and serves nobody but this process and one that takes the job up
-//! again, which checks it once more. So it needs no transactions: what a power loss has torn counts as
-//! never written. A new file is begun when one is full, so that what is used can be removed while the job runs.
+//! again, which checks it once more. So it needs no transactions, and no hash that an enemy could not forge: what a power
+//! loss has torn counts as never written. A new file is begun when one is full, so that what is used can be removed while the job runs.
 //!
 //! ```text
 //! 8 bytes      MAGIC, its last byte the version
 //! then, for each record:
 //! 8 bytes      its number
 //! 4 bytes      its length in bytes
-//! 8 bytes      start of BLAKE3 of number and length, and of the record where nothing else proves it whole
+//! 4 bytes      CRC-32 of magic, number and length, and of the record where nothing else proves it whole
 //! the rest     the record
 //! ```
 
@@ -24,9 +24,9 @@ use std::{
 use super::{Held, StoreError, witness::private};
 use crate::keys::sync_parent;
 
-const MAGIC: [u8; 8] = *b"bvdjob\0\x01";
+const MAGIC: [u8; 8] = *b"bvdjob\0\x02";
 /// Number, length and check.
-const HEAD: u64 = 8 + 4 + 8;
+const HEAD: u64 = 8 + 4 + 4;
 /// A file that holds so much is full.
 const FULL: u64 = 32 << 20;
 
@@ -142,7 +142,7 @@ impl Files {
                 at = if magic == MAGIC { MAGIC.len() as u64 } else { 0 };
             }
             while at > 0 && whole - at >= HEAD {
-                let (mut key, mut len, mut check) = ([0; 8], [0; 4], [0; 8]);
+                let (mut key, mut len, mut check) = ([0; 8], [0; 4], [0; 4]);
                 file.read_exact(&mut key)?;
                 file.read_exact(&mut len)?;
                 file.read_exact(&mut check)?;
@@ -150,11 +150,11 @@ impl Files {
                 if place.len > whole - place.at {
                     break;
                 }
-                let mut hasher = head(key, len);
+                let mut sum = head(key, len);
                 if !self.proven {
-                    io::copy(&mut (&mut file).take(place.len), &mut hasher)?;
+                    io::copy(&mut (&mut file).take(place.len), &mut Summing(&mut sum))?;
                 }
-                if check != hasher.finalize().as_bytes()[..8] {
+                if check != sum.finalize().to_le_bytes() {
                     break;
                 }
                 self.note(u64::from_le_bytes(key), place);
@@ -208,17 +208,17 @@ impl Files {
         };
         self.unsynced.insert(number);
         let (key, place) = (key.to_le_bytes(), Place { file: number, at: last.end + HEAD, len: len.into() });
-        let mut hasher = head(key, len.to_le_bytes());
+        let mut sum = head(key, len.to_le_bytes());
         if !self.proven {
             for part in parts {
-                hasher.update(part);
+                sum.update(part);
             }
         }
         let written = || {
             let mut out = BufWriter::new(&last.file);
             out.write_all(&key)?;
             out.write_all(&len.to_le_bytes())?;
-            out.write_all(&hasher.finalize().as_bytes()[..8])?;
+            out.write_all(&sum.finalize().to_le_bytes())?;
             parts.iter().try_for_each(|part| out.write_all(part))?;
             out.flush()
         };
@@ -291,11 +291,24 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
     PathBuf::from(format!("{}-{number}", path.display()))
 }
 
-/// What is hashed in front of a record.
-fn head(key: [u8; 8], len: [u8; 4]) -> blake3::Hasher {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&MAGIC).update(&key).update(&len);
-    hasher
+/// What is summed in front of a record.
+fn head(key: [u8; 8], len: [u8; 4]) -> crc32fast::Hasher {
+    let mut sum = crc32fast::Hasher::new();
+    [&MAGIC[..], &key, &len].iter().for_each(|bytes| sum.update(bytes));
+    sum
+}
+
+/// Sums what is written to it.
+struct Summing<'a>(&'a mut crc32fast::Hasher);
+
+impl Write for Summing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Nothing behind these locks is left half-changed where others see it, so a panic elsewhere harms nothing.

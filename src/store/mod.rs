@@ -211,6 +211,14 @@ pub enum StoreError {
         /// what was found
         cause: String,
     },
+    /// The long result of a job is not where it was kept.
+    #[error("the result of job {job} is not whole in {dir}: fetch it from the job's other nodes; all else is sound")]
+    RecordLost {
+        /// the job
+        job: String,
+        /// where long results are kept
+        dir: String,
+    },
     /// The store file is older than its witness, or gone.
     #[error(
         "store {path} is an old copy (at write {found}, its witness saw {witnessed}): restore the newest, or use a new path and new keys"
@@ -225,7 +233,7 @@ pub enum StoreError {
     },
     /// The witness does not stand beside the store.
     #[error(
-        "store {path} has no readable {path}.witness beside it: move both files together, or use a new path and new keys"
+        "store {path} has no readable {path}.witness beside it: move both files and the directory {path}.jobs together, or use a new path and new keys"
     )]
     NoWitness {
         /// the file

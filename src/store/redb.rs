@@ -332,17 +332,17 @@ impl Store for RedbStore {
             return self.change(nonce, end, |txn| put(txn, &nonce, (Kind::Record as u8, 0), record));
         }
         // In the table it would be copied and zeroed several times, and never give its pages back.
+        let _one_at_a_time = self.spools.recording();
         self.must_run(&nonce)?;
         self.spools.put_record(nonce, record)?;
-        let ended = self.change(nonce, end, |txn| put(txn, &nonce, (Kind::LongRecord as u8, 0), &[]));
-        if ended.is_err() {
-            self.spools.drop_record(&nonce)?;
-        }
-        ended
+        // If this fails the job may be over all the same, on a disk that has taken it: the file stays.
+        self.change(nonce, end, |txn| put(txn, &nonce, (Kind::LongRecord as u8, 0), &[]))
     }
 
     fn fail(&self, nonce: Nonce, reason: &str) -> Result<(), StoreError> {
-        self.change(nonce, |entry| entry.end(&nonce, JobState::Failed(reason.to_owned())), |_| Ok(()))
+        self.change(nonce, |entry| entry.end(&nonce, JobState::Failed(reason.to_owned())), |_| Ok(()))?;
+        // What is left of a result that could not be kept.
+        self.spools.drop_record(&nonce)
     }
 
     fn record(&self, nonce: Nonce) -> Result<Option<Vec<u8>>, StoreError> {
@@ -354,9 +354,7 @@ impl Store for RedbStore {
             Some(record) => Ok(Some(record)),
             // Dropped since it was asked for.
             None if self.kept(nonce, Kind::LongRecord, 0)?.is_none() => Ok(None),
-            None => {
-                Err(self.damaged(format!("the result of job {} is not whole in {}.jobs", short(&nonce), self.path)))
-            }
+            None => Err(StoreError::RecordLost { job: short(&nonce), dir: format!("{}.jobs", self.path) }),
         }
     }
 
@@ -419,8 +417,9 @@ impl Store for RedbStore {
         let mut over = lock(&spool.over);
         // Also where a power loss has taken what was written first.
         if files.has(part) || over.contains(&part) {
+            self.write(Durability::None, |txn| put(txn, &nonce, (Kind::Part as u8, part), bytes))?;
             over.insert(part);
-            return self.write(Durability::None, |txn| put(txn, &nonce, (Kind::Part as u8, part), bytes));
+            return Ok(());
         }
         files.put(part, bytes)
     }

@@ -6,7 +6,7 @@ use std::{
     fs::{self, DirBuilder},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use super::{
@@ -21,6 +21,8 @@ pub(super) struct Spools {
     jobs: Mutex<HashMap<Nonce, Arc<Spool>>>,
     /// long results
     records: Mutex<HashMap<Nonce, Arc<Series>>>,
+    /// held by who writes one, from before it asks whether the job runs until the job is over
+    recording: Mutex<()>,
 }
 
 /// One job.
@@ -53,7 +55,12 @@ impl Spool {
 
 impl Spools {
     pub(super) fn new(store: &str) -> Self {
-        Self { dir: PathBuf::from(format!("{store}.jobs")), jobs: Mutex::default(), records: Mutex::default() }
+        Self {
+            dir: PathBuf::from(format!("{store}.jobs")),
+            jobs: Mutex::default(),
+            records: Mutex::default(),
+            recording: Mutex::default(),
+        }
     }
 
     /// Finds what these jobs have, and the long results of those, and removes what others have left. Nobody else
@@ -133,8 +140,16 @@ impl Spools {
 
     /// Removes a long result, if there is one.
     pub(super) fn drop_record(&self, nonce: &Nonce) -> Result<(), StoreError> {
-        let record = lock(&self.records).remove(nonce);
-        record.map_or(Ok(()), |record| record.files().clear())
+        let mut records = lock(&self.records);
+        if let Some(record) = records.get(nonce) {
+            record.files().clear()?;
+            records.remove(nonce);
+        }
+        Ok(())
+    }
+
+    pub(super) fn recording(&self) -> MutexGuard<'_, ()> {
+        lock(&self.recording)
     }
 }
 

@@ -26,14 +26,21 @@ impl Session {
         let mut rng = self.entropy.generator(&[b"seal", &self.manifest.digest(), public.identity()])?;
         let traffic = (self.sent, self.received);
         let concluded = Arc::new(self.conclusion.conclude(outcome, &self.key, traffic, &mut *rng)?);
-        self.tired = true;
         if self.keeps || self.has_attempts() {
+            self.rest();
             return self.store_result(concluded);
         }
         self.out.push(Action::Concluded(Arc::clone(&concluded)));
-        self.unstored = Some(concluded);
+        (self.unstored, self.tired) = (Some(concluded), true);
         self.arm(Timer::Store, STORED_WITHIN);
         Ok(())
+    }
+
+    /// Lets go what others cannot need. It may wait long for them.
+    pub(super) fn rest(&mut self) {
+        if let Some(party) = &mut self.party {
+            party.rest();
+        }
     }
 
     /// From here on readers can fetch, whatever becomes of this process.

@@ -11,7 +11,7 @@ use crate::node::wire::Peer;
 use crate::roster::{Scheme, Slot};
 
 /// Answers to one peer that asks again from where it was, per link and per time
-/// of [`Timer::Serve`].
+/// of [`Timer::Serve`](super::Timer).
 const ALLOWANCE: u8 = 3;
 
 impl Session {

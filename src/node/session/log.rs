@@ -12,7 +12,7 @@ use crate::node::resume::{Resume, Start};
 
 /// How long what was opened may stay where the end of the process undoes it. What
 /// it forgets, others tell it again; making it durable stops the computing for some milliseconds.
-const DURABLE: Duration = Duration::from_millis(500);
+const DURABLE: Duration = Duration::from_secs(1);
 
 /// What an earlier process has kept of the job.
 pub(super) enum Log {

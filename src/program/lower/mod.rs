@@ -23,7 +23,7 @@ use super::octaves::{ERROR_BITS, SLOPE_BITS};
 use super::plan::{
     Bit, Declaration, InputPlan, MaskRef, Material, MaterialId, OutputPlan, Part, Plan, Prim, Pub, Reg, Sec,
 };
-use super::planning::{Comparisons, LONG_JOB, Openings, Planning};
+use super::planning::{Comparisons, LASTING_COST, LONG_JOB, Openings, Planning};
 use super::tail::Border;
 use crate::field::Fp61;
 use crate::roster::{Degree, Roster, Scheme};
@@ -125,10 +125,19 @@ fn lower(
 ) -> Result<(Plan, Option<Watch>), PlanError> {
     let lower = |planning| lower_once(program, roster, planning, watched.then(Watch::default));
     let lowered = lower(planning)?;
-    let seconds = || lowered.0.cost().seconds(planning.latency(), planning.bandwidth());
-    if roster.scheme() == Scheme::Shamir && !lowered.0.replays() && seconds() > LONG_JOB.as_secs_f64() {
+    if roster.scheme() != Scheme::Shamir || lowered.0.replays() {
+        return Ok(lowered);
+    }
+    let seconds = |plan: &Plan| {
+        let (cost, bandwidth) = (plan.cost(), planning.bandwidth());
+        let among = cost.seconds(planning.latency(), bandwidth);
+        (among, among + cost.upload_seconds(roster.nodes(), bandwidth))
+    };
+    let (among, all) = seconds(&lowered.0);
+    if among > LONG_JOB.as_secs_f64() {
         // Not where what is forced is enough to end the job, or where the plan grows too long by it.
-        if let Some(lasting) = lower(planning.lasting()).ok().filter(|(plan, _)| plan.replays()) {
+        let lasting = lower(planning.lasting()).ok();
+        if let Some(lasting) = lasting.filter(|(plan, _)| plan.replays() && seconds(plan).1 <= LASTING_COST * all) {
             return Ok(lasting);
         }
     }

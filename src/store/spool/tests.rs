@@ -149,13 +149,13 @@ fn a_long_result_counts_when_its_job_is_over_and_while_it_is_whole() {
         fs::write(&file, &whole[..cut]).unwrap();
         let store = disk.open();
         let error = store.record(A).unwrap_err();
-        assert!(matches!(&error, StoreError::Damaged { .. }), "{error}");
+        assert!(matches!(&error, StoreError::RecordLost { .. }), "{error}");
         assert!(error.to_string().contains("store.jobs") && !error.to_string().contains('\n'), "{error}");
         assert!(store.record(B).unwrap().unwrap() == [9; 100_000]);
     }
     fs::remove_file(&file).unwrap();
     let store = disk.open();
-    assert!(matches!(store.record(A).unwrap_err(), StoreError::Damaged { .. }));
+    assert!(matches!(store.record(A).unwrap_err(), StoreError::RecordLost { .. }));
     store.drop_record(A).unwrap();
     assert_eq!(store.record(A).unwrap(), None);
 }
