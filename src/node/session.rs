@@ -187,7 +187,7 @@ struct Other {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// the party is not there yet, or runs
+    /// the party is not there yet, or runs, or is done and its result waits for the disk
     Running,
     /// the result is stored; others may still need what was opened
     Done,
