@@ -5,6 +5,7 @@
 //! cargo run --release --example bench -- relu:100000 --scheme spdz --nodes 3
 //! cargo run --release --example bench -- logreg:10 --latency 20 --bandwidth 100
 //! cargo run --release --example bench -- mul:1000000 wire:24000000
+//! cargo run --release --example bench -- logreg:20 --nodes 5 --recovery both --repeat 20
 //! cargo run --release --example bench -- triples:1000000 --scheme spdz --nodes 2
 //! cargo run --release --example bench -- --report docs/performance.md --repeat 5 --backend cpu
 //! ```
@@ -31,10 +32,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use beaverdam::cli::{self, BackendArgs, ComparisonsArg, OpeningsArg, PlanningArgs, RosterArgs};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use agents::Extra;
-use measure::{Line, Setting, measure};
+use measure::{Line, Overhead, Setting, measure};
 use works::Work;
 
 /// Runs works across node processes on this machine and prints what they took
@@ -81,12 +82,21 @@ struct Args {
     /// Threads that each node computes with [default: as many as cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Run nodes that keep nothing to go on by after they were killed
-    #[arg(long)]
-    no_recovery: bool,
+    /// Whether nodes keep what they go on by after they were killed; both: in turns, and the last
+    /// line tells what it costs
+    #[arg(long, value_enum, default_value_t = RecoveryArg::On)]
+    recovery: RecoveryArg,
     /// Seed of the random inputs; keys and masks are the system's
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+}
+
+/// See [`Setting::recovery`].
+#[derive(ValueEnum, Clone, Copy)]
+enum RecoveryArg {
+    On,
+    Off,
+    Both,
 }
 
 /// Any fault, already one line.
@@ -117,7 +127,10 @@ fn run(args: &Args) -> Result<(), Fault> {
         return report::write(path, &setting, &mut show);
     }
     for work in &args.works {
-        measure(*work, &setting, &mut show)?;
+        let medians = measure(*work, &setting, &mut show)?;
+        if let Some(cost) = Overhead::of(&medians) {
+            println!("{}", serde_json::json!({ "work": work.to_string(), "recovery": "both", "overhead": cost }));
+        }
     }
     Ok(())
 }
@@ -145,12 +158,14 @@ impl Args {
             planning: planning.planning(),
             backend: self.backend,
             extra: Extra {
-                flags: measure::flags(self.latency, self.bandwidth)
-                    .into_iter()
-                    .chain(self.no_recovery.then(|| "--no-recovery".to_owned()))
-                    .collect(),
+                flags: measure::flags(self.latency, self.bandwidth),
                 threads: self.threads.map(usize::from),
                 ..Extra::default()
+            },
+            recovery: match self.recovery {
+                RecoveryArg::On => &[true],
+                RecoveryArg::Off => &[false],
+                RecoveryArg::Both => &[true, false],
             },
             shaped: self.latency.is_some() || self.bandwidth.is_some(),
             seed: self.seed,

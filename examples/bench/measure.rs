@@ -25,6 +25,8 @@ pub struct Setting {
     pub backend: BackendArgs,
     /// flags that shape the network, and threads
     pub extra: Extra,
+    /// whether nodes keep what they go on by after they were killed: each of these, in turns
+    pub recovery: &'static [bool],
     /// whether it is shaped to what is planned for
     pub shaped: bool,
     /// of the inputs
@@ -73,6 +75,8 @@ pub struct Line {
     /// how many runs the medians are of
     #[serde(skip_serializing_if = "Option::is_none")]
     pub median_of: Option<u32>,
+    /// whether nodes keep what they go on by after they were killed
+    pub recovery: bool,
     /// whether messages were really delayed and the uplinks limited
     pub shaped: bool,
     /// planned for
@@ -107,6 +111,36 @@ pub struct Line {
     pub load: Option<f64>,
 }
 
+impl Line {
+    /// Lines of one kind have medians.
+    fn kind(&self) -> (bool, &'static str) {
+        (self.recovery, self.phase)
+    }
+}
+
+/// What it costs to keep that by which killed nodes go on, online.
+#[derive(Debug, Serialize)]
+pub struct Overhead {
+    /// medians of wall time
+    pub with_s: f64,
+    pub without_s: f64,
+    /// their ratio
+    pub wall: f64,
+    /// that of the nodes' CPU
+    pub cpu: Option<f64>,
+}
+
+impl Overhead {
+    /// Of medians of nodes that do and of nodes that do not.
+    pub fn of(medians: &[Line]) -> Option<Self> {
+        let online = |recovery| medians.iter().find(|line| line.kind() == (recovery, "online"));
+        let (with, without) = (online(true)?, online(false)?);
+        let cpu = with.cpu_s.zip(without.cpu_s).map(|(with, without)| with / without);
+        let (with_s, without_s) = (with.wall_s, without.wall_s);
+        Some(Self { with_s, without_s, wall: with_s / without_s, cpu })
+    }
+}
+
 /// Runs a work as often as is set; gives each line to `show` as it comes, and
 /// the medians at the end.
 pub fn measure(work: Work, setting: &Setting, show: &mut dyn FnMut(&Line)) -> Result<Vec<Line>, Fault> {
@@ -132,21 +166,33 @@ pub fn measure(work: Work, setting: &Setting, show: &mut dyn FnMut(&Line)) -> Re
         let ready = work.ready(setting.seed)?;
         let mut owner = Owner::new(None)?;
         // New processes for each work: the greatest size of a process never falls.
-        let agents = Agents::start(setting.roster, &owner.key.public(), None, &setting.backend, &setting.extra)?;
-        let idle_mb = agents.usage().peak_mb;
+        let agents: Vec<_> = setting
+            .recovery
+            .iter()
+            .map(|recovery| {
+                let none = (!recovery).then(|| "--no-recovery".to_owned());
+                let flags = setting.extra.flags.iter().cloned().chain(none).collect();
+                let extra = Extra { flags, ..setting.extra.clone() };
+                let agents = Agents::start(setting.roster, &owner.key.public(), None, &setting.backend, &extra)?;
+                Ok((*recovery, agents.usage().peak_mb, agents))
+            })
+            .collect::<Result<_, Fault>>()?;
         for run in 1..=setting.repeat {
-            let lines = compute(work, &ready, setting, (&mut owner, &agents))?;
-            take(run, lines.into_iter().map(|line| Line { idle_mb, ..line }).collect());
+            for (recovery, idle_mb, agents) in &agents {
+                let lines = compute(work, &ready, setting, (&mut owner, agents))?;
+                let of = |line| Line { recovery: *recovery, idle_mb: *idle_mb, ..line };
+                take(run, lines.into_iter().map(of).collect());
+            }
         }
     }
-    let mut phases: Vec<&str> = Vec::new();
+    let mut kinds: Vec<(bool, &str)> = Vec::new();
     runs.iter().for_each(|line| {
-        if !phases.contains(&line.phase) {
-            phases.push(line.phase);
+        if !kinds.contains(&line.kind()) {
+            kinds.push(line.kind());
         }
     });
-    let median = |phase: &&str| median(&runs.iter().filter(|line| line.phase == *phase).collect::<Vec<_>>());
-    let medians: Vec<Line> = phases.iter().map(median).collect();
+    let median = |kind: &(bool, &str)| median(&runs.iter().filter(|line| line.kind() == *kind).collect::<Vec<_>>());
+    let medians: Vec<Line> = kinds.iter().map(median).collect();
     medians.iter().for_each(show);
     Ok(medians)
 }
@@ -262,6 +308,7 @@ fn line(work: Work, setting: &Setting, cost: &Cost) -> Line {
         phase: "",
         run: None,
         median_of: None,
+        recovery: setting.recovery[0],
         shaped: setting.shaped,
         latency_ms: latency.as_secs_f64() * 1e3,
         bandwidth_mbit: bits / 1e6,

@@ -280,6 +280,26 @@ mod tests {
         assert_eq!((third.left(), third.held(), held(&keep)), (0, 3, 3));
     }
 
+    /// They are written apart: a process that is killed may leave the one without the other.
+    #[test]
+    fn segments_without_their_headers_do_not_count() {
+        let job = job("");
+        let nonce = job.manifest().manifest().nonce;
+        let store = MemoryStore::new();
+        store.begin(nonce, job.manifest().digest()).unwrap();
+        let store = Arc::new(store);
+        let keep = Keep::new(Arc::clone(&store) as Arc<dyn Store>, nonce);
+        for (number, (header, bytes)) in (0..).zip(job.stream().unwrap()) {
+            keep.put_segment(number, &header, &bytes, true).unwrap();
+        }
+        let of = job.manifest().segments() as usize;
+        for (headers, held) in [(of, 2), (of - 1, 1), (0, 0)] {
+            let mut kept = [of, headers].into_iter();
+            let found = Keep::new(Arc::new(store.crashed(|_| kept.next().unwrap())), nonce);
+            assert_eq!(found.held(job.manifest()).unwrap(), held);
+        }
+    }
+
     #[test]
     fn what_the_owner_did_not_sign_for_this_place_is_not_taken() {
         let (job, other) = (job(""), job("another"));

@@ -122,8 +122,8 @@ pub(super) enum Timer {
     Linger,
     /// making the log durable
     Durable,
-    /// storing a result that readers have been told
-    Store,
+    /// what waits until readers had the time to take a result that they have been told
+    Read,
     /// nodes that are away
     Replace,
     /// an owner that deals more attempts
@@ -250,7 +250,9 @@ pub(super) struct Session {
     unstored: Option<Arc<Concluded>>,
     /// the party is done, and holds more than it needs for others
     tired: bool,
-    /// the result is stored, and the segments are not dropped yet
+    /// readers have been told of the result just now
+    fresh: bool,
+    /// they had the time to take it, and the segments are not dropped yet
     used_up: bool,
     /// this process has begun at one
     #[cfg(test)]
@@ -350,6 +352,7 @@ impl Session {
             unwritten: None,
             unstored: None,
             tired: false,
+            fresh: false,
             used_up: false,
             #[cfg(test)]
             restored: false,
@@ -412,7 +415,7 @@ impl Session {
             self.rest();
             return Some(Vec::new());
         }
-        // Once the end has been told: removing them takes some milliseconds.
+        // Removing them takes some milliseconds.
         if std::mem::take(&mut self.used_up) {
             // The result stands; a disk that keeps them is its operator's matter.
             if let Err(error) = self.store.drop_segments_below(self.nonce, u32::MAX) {
@@ -465,7 +468,10 @@ impl Session {
 
     fn timer(&mut self, timer: Timer) -> Step {
         match (timer, self.phase) {
-            (Timer::Store, _) => self.unstored.take().map_or(Ok(()), |concluded| self.store_result(concluded)),
+            (Timer::Read, _) => {
+                (self.fresh, self.used_up) = (false, true);
+                self.unstored.take().map_or(Ok(()), |concluded| self.store_result(concluded))
+            }
             (Timer::Exchange | Timer::Patience, _) if self.unstored.is_some() => Ok(()),
             (Timer::Start, Phase::Running) => self.start_soon(),
             (Timer::StartPatience, Phase::Running) => self.start_late(),

@@ -133,7 +133,7 @@ impl Keep {
         digest: [u8; 32],
         limits: &Limits,
     ) -> Result<(Duty, Vec<String>, u64), String> {
-        let bytes = self.get(SETUP)?.ok_or("nothing is kept to take it up by: only Shamir jobs without packed bits and kings, and SPDZ jobs with several attempts, are taken up, by nodes that run without --no-recovery")?;
+        let bytes = self.get(SETUP)?.ok_or("nothing is kept to take it up by: it was killed before it had all inputs, or is of a kind that is not taken up (only Shamir jobs without packed bits and kings, and SPDZ jobs with several attempts, are, by nodes that run without --no-recovery)")?;
         let (slot, sealed): (u8, Sealed) = postcard::from_bytes(&bytes).map_err(|_| "its setup is damaged on disk")?;
         let slot = Slot(slot);
         let plain = open(key, &seal_info(key, digest, slot), &sealed)
@@ -164,7 +164,7 @@ impl Keep {
     /// Keeps a note, with everything before it, so that it may be said.
     pub(super) fn put_note(&self, number: u32, note: Note) -> Result<(), String> {
         self.put(NOTES + u64::from(number), &note.to_bytes())?;
-        self.store.sync().map_err(|e| e.to_string())
+        self.store.sync(self.nonce).map_err(|e| e.to_string())
     }
 
     /// All notes, in order.
@@ -222,22 +222,22 @@ impl Keep {
         Ok(())
     }
 
-    /// All of it is on disk when this returns, the segments too.
+    /// All of it is on disk when this returns, the segments too. They are last: where they are whole, so are their headers.
     pub(super) fn sync(&self) -> Result<(), String> {
-        self.store.sync_segments(self.nonce).and_then(|()| self.store.sync()).map_err(|e| e.to_string())
+        self.store.sync(self.nonce).and_then(|()| self.store.sync_segments(self.nonce)).map_err(|e| e.to_string())
     }
 
     /// All segments of so many attempts are on disk when this returns, and count as [held](Keep::held).
     pub(super) fn hold(&self, attempts: u32) -> Result<(), String> {
         self.sync()?;
         self.put(HELD, &attempts.to_le_bytes())?;
-        self.store.sync().map_err(|e| e.to_string())
+        self.store.sync(self.nonce).map_err(|e| e.to_string())
     }
 
     /// Keeps a statement of more attempts, in place of an earlier one, so that their segments may be taken.
     pub(super) fn put_extension(&self, statement: &[u8]) -> Result<(), String> {
         self.put(EXTENSION, statement)?;
-        self.store.sync().map_err(|e| e.to_string())
+        self.store.sync(self.nonce).map_err(|e| e.to_string())
     }
 
     /// What [`Keep::put_extension`] kept.
@@ -246,7 +246,7 @@ impl Keep {
     }
 
     /// How many attempts have their streams whole on disk: as many as [`Keep::hold`] has noted, or those that were dealt with the
-    /// job. Of these the last segment tells: segments come in order, and what a crash undoes before the owner was told
+    /// job. Of these the last segment and its header tell: both come in order, and what a crash undoes before the owner was told
     /// that all is stored only ends the job.
     pub(super) fn held(&self, manifest: &CheckedManifest) -> Result<u32, String> {
         let (mut held, each) = (manifest.manifest().attempts, manifest.stream().segments());
@@ -262,7 +262,8 @@ impl Keep {
         }
         while held > 0 {
             let last = u32::try_from(u64::from(held) * each - 1).map_err(|e| e.to_string())?;
-            if self.store.segment(self.nonce, last).map_err(|e| e.to_string())?.is_some() {
+            let segment = self.store.segment(self.nonce, last).map_err(|e| e.to_string())?;
+            if segment.is_some() && self.get(HEADERS + u64::from(last))?.is_some() {
                 break;
             }
             held -= 1;

@@ -236,8 +236,9 @@ impl Driver {
     /// A thread that waits for the disk costs the job some milliseconds, and with it all others.
     fn sync(&self) {
         let (store, letters) = (Arc::clone(&self.node.config.store), self.letters.clone());
+        let nonce = self.job.manifest.manifest().nonce;
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = store.sync() {
+            if let Err(error) = store.sync(nonce) {
                 let _ = letters.send(Event::Stop(error.to_string()).into());
             }
         });

@@ -4,6 +4,9 @@
 //! again, which checks it once more. So it needs no transactions, and no hash that an enemy could not forge: what a power
 //! loss has torn counts as never written. A new file is begun when one is full, so that what is used can be removed while the job runs.
 //!
+//! Records wait in memory until there are many, or until they are to be on disk. A process that is killed forgets
+//! those that wait, as if it had ended earlier.
+//!
 //! ```text
 //! 8 bytes      MAGIC, its last byte the version
 //! then, for each record:
@@ -15,20 +18,32 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    io::{self, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write},
+    fs,
+    io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use self::out::Out;
 use super::{Held, StoreError, witness::private};
 use crate::keys::sync_parent;
+
+mod out;
 
 const MAGIC: [u8; 8] = *b"bvdjob\0\x02";
 /// Number, length and check.
 const HEAD: u64 = 8 + 4 + 4;
 /// A file that holds so much is full.
 const FULL: u64 = 32 << 20;
+
+/// What the records of a series are like.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    /// the caller can tell whether one is whole
+    pub(super) proven: bool,
+    /// most are read soon
+    pub(super) read: bool,
+}
 
 /// One series of files, for whoever writes and whoever waits for the disk.
 pub(super) struct Series {
@@ -38,12 +53,11 @@ pub(super) struct Series {
 }
 
 impl Series {
-    /// Files whose names begin like this; none are there. `proven` says that the caller can tell whether a
-    /// record is whole.
-    pub(super) fn new(path: PathBuf, proven: bool) -> Self {
+    /// Files whose names begin like this; none are there.
+    pub(super) fn new(path: PathBuf, manner: Manner) -> Self {
         let files = Files {
             path,
-            proven,
+            manner,
             places: BTreeMap::new(),
             counts: BTreeMap::new(),
             last: None,
@@ -59,11 +73,12 @@ impl Series {
         lock(&self.files)
     }
 
-    /// What was put before is on disk when this returns. Others may read and write meanwhile.
+    /// What was put before is on disk when this returns. Others may read and write while the disk is waited for.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         let _one_at_a_time = lock(&self.syncing);
         let (written, path) = {
             let mut files = self.files();
+            files.write()?;
             if files.failed {
                 // A second try may succeed without what the first has lost.
                 let cause = "the disk has not taken what was written before; start the agent anew".to_owned();
@@ -96,15 +111,14 @@ struct Place {
 /// The file that is written.
 struct Last {
     number: u32,
-    file: File,
-    end: u64,
+    out: Out,
 }
 
 /// The files, and what is in them.
 pub(super) struct Files {
     /// without the number of a file
     path: PathBuf,
-    proven: bool,
+    manner: Manner,
     places: BTreeMap<u64, Place>,
     /// how many records each file holds that are still needed
     counts: BTreeMap<u32, u64>,
@@ -151,7 +165,7 @@ impl Files {
                     break;
                 }
                 let mut sum = head(key, len);
-                if !self.proven {
+                if !self.manner.proven {
                     io::copy(&mut (&mut file).take(place.len), &mut Summing(&mut sum))?;
                 }
                 if check != sum.finalize().to_le_bytes() {
@@ -185,65 +199,55 @@ impl Files {
     /// Appends a record of these parts, in place of what had its number.
     pub(super) fn put(&mut self, key: u64, parts: &[&[u8]]) -> Result<(), StoreError> {
         let number = match &self.last {
-            Some(last) if last.end < FULL => last.number,
-            _ => self.counts.last_key_value().map_or(0, |(number, _)| number + 1),
+            Some(last) if last.out.end() < FULL => last.number,
+            _ => {
+                // It is not written to any more.
+                self.write()?;
+                self.counts.last_key_value().map_or(0, |(number, _)| number + 1)
+            }
         };
-        let path = self.file(number);
-        let place = self.append(number, &path, key, parts).map_err(|e| disk(&path, &e))?;
+        let place = self.append(number, key, parts).map_err(|e| disk(&self.file(number), &e))?;
         self.note(key, place);
         Ok(())
     }
 
-    fn append(&mut self, number: u32, path: &Path, key: u64, parts: &[&[u8]]) -> io::Result<Place> {
+    fn append(&mut self, number: u32, key: u64, parts: &[&[u8]]) -> io::Result<Place> {
         let len = parts.iter().map(|part| part.len()).sum::<usize>();
         let len = u32::try_from(len).map_err(|_| io::Error::other(format!("a record of {len} bytes is too long")))?;
-        let mut last = match self.last.take().filter(|last| last.number == number) {
-            Some(last) => last,
-            None => {
-                let mut file = private(true).create_new(true).open(path)?;
-                self.counts.insert(number, 0);
-                file.write_all(&MAGIC)?;
-                Last { number, file, end: MAGIC.len() as u64 }
-            }
-        };
+        if self.last.as_ref().is_none_or(|last| last.number != number) {
+            let mut out = Out::create(&self.file(number), !self.manner.read)?;
+            self.counts.insert(number, 0);
+            out.append(&[&MAGIC])?;
+            self.last = Some(Last { number, out });
+        }
         self.unsynced.insert(number);
-        let (key, place) = (key.to_le_bytes(), Place { file: number, at: last.end + HEAD, len: len.into() });
+        let out = &mut self.last.as_mut().expect("made above").out;
+        let (key, place) = (key.to_le_bytes(), Place { file: number, at: out.end() + HEAD, len: len.into() });
         let mut sum = head(key, len.to_le_bytes());
-        if !self.proven {
+        if !self.manner.proven {
             for part in parts {
                 sum.update(part);
             }
         }
-        let written = || {
-            let mut out = BufWriter::new(&last.file);
-            out.write_all(&key)?;
-            out.write_all(&len.to_le_bytes())?;
-            out.write_all(&sum.finalize().to_le_bytes())?;
-            parts.iter().try_for_each(|part| out.write_all(part))?;
-            out.flush()
-        };
-        let written: io::Result<()> = written();
-        if written.is_ok() {
-            last.end = place.at + place.len;
-        } else {
-            // What it has left would hide all that comes behind it.
-            last.file.set_len(last.end)?;
-            last.file.seek(SeekFrom::Start(last.end))?;
-        }
-        self.last = Some(last);
-        written.map(|()| place)
+        let (len, sum) = (len.to_le_bytes(), sum.finalize().to_le_bytes());
+        out.append(&[&[&key[..], &len, &sum], parts].concat())?;
+        Ok(place)
     }
 
-    /// A record, as it is on disk now; `None` if it is not there, or not whole.
+    /// Nothing waits any more: what was put before outlives the process.
+    pub(super) fn write(&mut self) -> Result<(), StoreError> {
+        let Some(last) = &mut self.last else { return Ok(()) };
+        let written = last.out.write();
+        written.map_err(|e| disk(&numbered(&self.path, last.number), &e))
+    }
+
+    /// A record that waits, or as it is on disk now; `None` if it is not there, or not whole.
     pub(super) fn get(&self, key: u64) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(Place { file, at, len }) = self.places.get(&key).copied() else { return Ok(None) };
         let path = self.file(file);
-        let read = || -> io::Result<Vec<u8>> {
-            let mut file = File::open(&path)?;
-            file.seek(SeekFrom::Start(at))?;
-            let mut bytes = vec![0; len as usize];
-            file.read_exact(&mut bytes)?;
-            Ok(bytes)
+        let read = || match &self.last {
+            Some(last) if last.number == file => last.out.read(at, len as usize),
+            _ => out::read_at(&path, at, len as usize),
         };
         match read() {
             Ok(bytes) => Ok(Some(bytes)),
@@ -274,16 +278,25 @@ impl Files {
         }
         let empty: Vec<u32> = self.counts.iter().filter(|(_, count)| **count == 0).map(|(number, _)| *number).collect();
         for number in empty {
-            self.last.take_if(|last| last.number == number);
             let path = self.file(number);
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(disk(&path, &e)),
                 _ => {}
             }
+            self.last.take_if(|last| last.number == number);
             self.counts.remove(&number);
             self.unsynced.remove(&number);
         }
         Ok(())
+    }
+}
+
+/// What still waits is for the next process, as what is in the tables.
+impl Drop for Files {
+    fn drop(&mut self) {
+        if let Err(error) = self.write() {
+            tracing::warn!(%error, "the last that a job has kept is lost");
+        }
     }
 }
 

@@ -25,10 +25,10 @@
 //! | `put_segment` | may be undone until the next `sync_segments` |
 //! | `drop_segments_below`, `append_log` | may be undone |
 //!
-//! What is undone of parts is the end: of two, never the earlier one alone, but for one that was written over. What
-//! was put for a job that is over may be undone for good: no later process reads it. (`RedbStore` loses segments, and parts that
-//! were not written over, by a power loss alone. It may also leave a segment with other bytes than were put, whose root is then
-//! not the signed one, and does not take another in its place.)
+//! What is undone of parts is the end: of two, never the earlier one alone, but for one that was written over; and so of
+//! segments, whatever is undone of parts. What was put for a job that is over may be undone for good: no later process reads
+//! it. (`RedbStore` loses at most the last MiB of each by the end of its process alone. A power loss may also leave a segment
+//! with other bytes than were put, whose root is then not the signed one, and no other is taken in its place.)
 //!
 //! # Old copies
 //!
@@ -336,8 +336,8 @@ pub trait Store: Send + Sync {
     /// A part; `None` if it was never kept, was lost in a crash, or was forgotten.
     fn part(&self, nonce: Nonce, part: u64) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Everything that was written before is on disk when this returns, but for segments.
-    fn sync(&self) -> Result<(), StoreError>;
+    /// Everything of this job that was written before is on disk when this returns, but for segments.
+    fn sync(&self, nonce: Nonce) -> Result<(), StoreError>;
 
     /// Lets a running job claim its rounds once more, from the first.
     ///

@@ -417,6 +417,8 @@ impl Store for RedbStore {
         let mut over = lock(&spool.over);
         // Also where a power loss has taken what was written first.
         if files.has(part) || over.contains(&part) {
+            // Nor does it stand before what lay in front of it, if this process is killed.
+            files.write()?;
             self.write(Durability::None, |txn| put(txn, &nonce, (Kind::Part as u8, part), bytes))?;
             over.insert(part);
             return Ok(());
@@ -433,9 +435,9 @@ impl Store for RedbStore {
         spool.parts.files().get(part)
     }
 
-    fn sync(&self) -> Result<(), StoreError> {
+    fn sync(&self, nonce: Nonce) -> Result<(), StoreError> {
         // What was written over never stands before what lay in front of it. A durable commit takes all earlier ones with it.
-        self.spools.sync_parts()?;
+        self.spool(&nonce)?.map_or(Ok(()), |spool| spool.parts.sync())?;
         self.durable(&mut self.lock(), |_| Ok(()))
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Nonce, StoreError,
-    files::{Series, disk, lock},
+    files::{Manner, Series, disk, lock},
 };
 use crate::keys::{hex, sync_parent};
 
@@ -39,8 +39,9 @@ pub(super) struct Spool {
 
 impl Spool {
     fn new(dir: &Path, nonce: &Nonce) -> Self {
-        let series = |name, proven| series(dir, nonce, name, proven);
-        let (segments, parts, log) = (series("segments", true), series("parts", false), series("log", true));
+        let series = |name, proven, read| series(dir, nonce, name, Manner { proven, read });
+        let segments = series("segments", true, true);
+        let (parts, log) = (series("parts", false, false), series("log", true, false));
         Self { segments, parts, over: Mutex::default(), log }
     }
 
@@ -104,12 +105,6 @@ impl Spools {
         lock(&self.jobs).get(nonce).cloned()
     }
 
-    /// All parts that were put before are on disk when this returns.
-    pub(super) fn sync_parts(&self) -> Result<(), StoreError> {
-        let jobs: Vec<_> = lock(&self.jobs).values().cloned().collect();
-        jobs.iter().try_for_each(|spool| spool.parts.sync())
-    }
-
     /// Removes the files of a job that is over.
     pub(super) fn forget(&self, nonce: &Nonce) -> Result<(), StoreError> {
         if let Some(spool) = self.of(nonce) {
@@ -121,7 +116,7 @@ impl Spools {
 
     fn record_of(&self, nonce: Nonce) -> Arc<Series> {
         // Whoever fetches it has the node's receipt, which says what it is.
-        let new = || Arc::new(series(&self.dir, &nonce, RECORD, true));
+        let new = || Arc::new(series(&self.dir, &nonce, RECORD, Manner { proven: true, read: true }));
         Arc::clone(lock(&self.records).entry(nonce).or_insert_with(new))
     }
 
@@ -156,8 +151,8 @@ impl Spools {
 /// What the files of a long result are called.
 const RECORD: &str = "record";
 
-fn series(dir: &Path, nonce: &Nonce, name: &str, proven: bool) -> Series {
-    Series::new(dir.join(format!("{}-{name}", hex(nonce))), proven)
+fn series(dir: &Path, nonce: &Nonce, name: &str, manner: Manner) -> Series {
+    Series::new(dir.join(format!("{}-{name}", hex(nonce))), manner)
 }
 
 /// The job, the series and the number in a file's name, if it is that of such a file.

@@ -22,7 +22,7 @@ fn attacked(case: &mut Case, seed: u64, attack: Attack) -> bool {
         if wait.is_none() {
             assert!(world.nodes[VICTIM.index()].session.is_some(), "it was done before");
             // Nothing that it wrote is lost.
-            world.nodes[VICTIM.index()].store.sync().unwrap();
+            world.nodes[VICTIM.index()].store.sync(world.case.nonce()).unwrap();
             world.kill(VICTIM, None);
             world.changed = Some(VICTIM);
             attack(world.case, &world.keep(VICTIM), &world.keep(Slot(3)));

@@ -84,9 +84,11 @@ impl World<'_> {
         self.cut_short |= self.nodes[slot.index()].ended.is_some();
         let all = self.case.agents().into_iter().filter(|other| *other != slot);
         all.for_each(|other| self.cut(slot, other));
-        let kept = if leaves { 1000 } else { self.choices.below(1000) };
+        // Of segments, and of parts.
+        let mut kept = [0, 0].map(|_| if leaves { 1000 } else { self.choices.below(1000) }).into_iter();
         let node = &mut self.nodes[slot.index()];
-        node.store = Arc::new(node.store.crashed(|writes| kept * (writes + 1) / 1000));
+        let some = |writes: usize| (kept.next().unwrap_or_default() * (writes + 1) / 1000).min(writes);
+        node.store = Arc::new(node.store.crashed(some));
         node.life += 1;
         node.timers.clear();
         if let Some(after) = back {

@@ -178,7 +178,9 @@ impl<'a> World<'a> {
         let Some(session) = &mut self.nodes[slot.index()].session else { return };
         let mut actions = session.step(event);
         let node = &mut self.nodes[slot.index()];
-        if actions.iter().any(|action| matches!(action, Action::Concluded(_))) {
+        // Of a job that is stored first, and of one that is told first.
+        let tells = |action: &Action| matches!(action, Action::Concluded(_) | Action::Ended(Ok(Some(_))));
+        if node.told.is_none() && actions.iter().any(tells) {
             let nonce = self.case.nonce();
             let state = node.store.state(nonce).unwrap().unwrap();
             node.told = Some((state, node.store.segments(nonce).unwrap().count));
@@ -197,7 +199,7 @@ impl<'a> World<'a> {
                     self.trace(|| format!("{slot} to {to}: {}", message_of(&bytes)));
                     self.send(slot, to, &bytes);
                 }
-                Action::Sync => self.nodes[slot.index()].store.sync().unwrap(),
+                Action::Sync => self.nodes[slot.index()].store.sync(self.case.nonce()).unwrap(),
                 Action::Arm { timer, after } => {
                     let number = self.count;
                     let node = &mut self.nodes[slot.index()];

@@ -172,7 +172,7 @@ impl Session {
             && let Some(checkpoint) = self.unwritten.take()
         {
             self.checkpoints.put(&checkpoint).map_err(Failed)?;
-            self.store.sync()?;
+            self.store.sync(self.nonce)?;
         }
         Ok(())
     }

@@ -11,8 +11,8 @@ use crate::job::Concluded;
 use crate::node::wire::{Peer, one_line};
 use crate::node::{Kept, Parties};
 
-/// How long a result that readers have been told waits for the disk.
-const STORED_WITHIN: Duration = Duration::from_millis(100);
+/// How long the disk is left alone once readers have been told of a result: they take it meanwhile.
+const READ_WITHIN: Duration = Duration::from_millis(100);
 
 impl Session {
     /// Seals and signs.
@@ -26,13 +26,14 @@ impl Session {
         let mut rng = self.entropy.generator(&[b"seal", &self.manifest.digest(), public.identity()])?;
         let traffic = (self.sent, self.received);
         let concluded = Arc::new(self.conclusion.conclude(outcome, &self.key, traffic, &mut *rng)?);
+        (self.fresh, self.tired) = (true, true);
         if self.keeps || self.has_attempts() {
-            self.rest();
-            return self.store_result(concluded);
+            self.store_result(concluded)?;
+        } else {
+            self.out.push(Action::Concluded(Arc::clone(&concluded)));
+            self.unstored = Some(concluded);
         }
-        self.out.push(Action::Concluded(Arc::clone(&concluded)));
-        (self.unstored, self.tired) = (Some(concluded), true);
-        self.arm(Timer::Store, STORED_WITHIN);
+        self.arm(Timer::Read, READ_WITHIN);
         Ok(())
     }
 
@@ -49,7 +50,6 @@ impl Session {
         self.store.finish(self.nonce, &record.iter().map(|part| &part[..]).collect::<Vec<_>>())?;
         drop(record);
         self.phase = Phase::Done;
-        self.used_up = true;
         self.out.push(Action::Ended(Ok(Some(concluded))));
         self.tell(&Peer::Done);
         self.tell_waiting(&Peer::Done);
@@ -105,7 +105,7 @@ impl Session {
     pub(super) fn close_if_alone(&mut self) {
         let heard = |other: &Other| other.done || other.over.is_some();
         let alone = match self.phase {
-            Phase::Done => self.others.values().all(heard),
+            Phase::Done => !self.fresh && self.others.values().all(heard),
             Phase::Failed => self.others.values().all(|other| heard(other) || !other.linked),
             Phase::Running | Phase::Closed => false,
         };

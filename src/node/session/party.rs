@@ -127,7 +127,7 @@ impl Session {
                         self.store.check_passed(self.nonce, check)?;
                         if self.has_attempts() {
                             // A check that is open on disk would end the job, whatever comes next.
-                            self.store.sync()?;
+                            self.store.sync(self.nonce)?;
                         }
                         self.put_behind_check()?;
                     }

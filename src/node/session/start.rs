@@ -43,7 +43,7 @@ impl Session {
         }
         if keeps {
             // From here on others count on this node: it must be able to come back.
-            self.store.sync()?;
+            self.store.sync(self.nonce)?;
         }
         self.out.push(Action::Verified);
         self.keep_inputs_done = true;

@@ -46,7 +46,7 @@ fn what_a_process_wrote_is_found_by_the_next_which_goes_on() {
     }
     store.put_part(A, 1, &[b"written over"]).unwrap();
     store.append_log(A, 0, b"of this process").unwrap();
-    store.sync().unwrap();
+    store.sync(A).unwrap();
     drop(store);
     let store = disk.open();
     assert_eq!(disk.names(), ["A-parts-0", "A-segments-0"]);
@@ -58,7 +58,7 @@ fn what_a_process_wrote_is_found_by_the_next_which_goes_on() {
     store.put_segment(A, 2, &bytes(2)).unwrap();
     assert!(matches!(store.put_segment(A, 2, &bytes(3)), Err(StoreError::SegmentDiffers { index: 2, .. })));
     store.put_part(A, 2, &[b"this too"]).unwrap();
-    store.sync().unwrap();
+    store.sync(A).unwrap();
     drop(store);
     let store = disk.open();
     assert_eq!(store.segments(A).unwrap(), Held { count: 6, bytes: 15_000 });
@@ -71,6 +71,20 @@ fn what_a_process_wrote_is_found_by_the_next_which_goes_on() {
         };
         assert_eq!(store.part(A, i.into()).unwrap().unwrap(), part);
     }
+}
+
+/// Of a process that is killed.
+#[test]
+fn a_part_that_is_written_over_never_stands_before_what_lay_in_front_of_it() {
+    let disk = Disk::new();
+    let store = disk.open();
+    store.begin(A, [0; 32]).unwrap();
+    store.put_part(A, 0, &[b"checkpoint"]).unwrap();
+    store.put_part(A, 1, &[b"words"]).unwrap();
+    let written = || fs::read(disk.file(A, "parts-0")).unwrap().ends_with(b"words");
+    assert!(!written());
+    store.put_part(A, 0, &[b"another"]).unwrap();
+    assert!(written());
 }
 
 #[test]
