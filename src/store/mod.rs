@@ -27,7 +27,7 @@
 //!
 //! What is undone of parts is the end: of two, never the earlier one alone, but for one that was written over; and so of
 //! segments, whatever is undone of parts. What was put for a job that is over may be undone for good: no later process reads
-//! it. (`RedbStore` loses at most the last MiB of each by the end of its process alone. A power loss may also leave a segment
+//! it. (`RedbStore` loses at most the last two MiB of each by the end of its process alone. A power loss may also leave a segment
 //! with other bytes than were put, whose root is then not the signed one, and no other is taken in its place.)
 //!
 //! # Old copies

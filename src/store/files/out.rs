@@ -1,8 +1,8 @@
 //! A file that is written from its beginning to its end: bytes wait in a block of memory until it is full, or until
 //! they are to outlive the process.
 //!
-//! What is seldom read again goes to the disk past the system's page cache, where the system can do that: finding a
-//! page for each 4 KiB takes its processors more time than all else that is done to keep the words of a round. The disk is
+//! What is seldom read again goes to the disk past the system's page cache, where the system can do that: with a
+//! page for each 4 KiB, writing was half of the system time that keeping the words of a training took. The disk is
 //! not waited for then: one block is written while the next fills.
 
 use std::{
@@ -105,7 +105,7 @@ impl Out {
         Ok(())
     }
 
-    /// A record that does not wait.
+    /// A record that is written at once, but for its last bytes where whole pages are.
     fn append_long(&mut self, parts: &[&[u8]], len: usize) -> io::Result<()> {
         self.write()?;
         let (end, ragged) = (self.end(), self.ragged);
